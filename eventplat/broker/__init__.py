@@ -1,0 +1,1 @@
+"""Exchanges, queues and confirms: one transport contract, RabbitMQ and embedded."""

@@ -1,0 +1,1 @@
+"""The command line: a noun or verb per file."""

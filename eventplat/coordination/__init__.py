@@ -1,0 +1,1 @@
+"""Leases, leadership and fencing."""

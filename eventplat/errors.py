@@ -1,0 +1,245 @@
+"""The error tree: what happened, why as far as observed, and the next move.
+
+Every error has a stable code, the same in the terminal, the log and problem+json. The hundreds name
+the room: EP1 messages, EP2 broker, EP3 storage, EP4 coordination, EP5 transactions, EP6 sagas,
+EP7 service, EP8 gateway, EP9 settings and process.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, TypeAlias
+
+JSON: TypeAlias = Any
+"""Whatever `json.dumps` takes: None, bool, int, float, str, list, dict."""
+
+
+class EventplatError(Exception):
+    """The root. `code` is stable; `next_move` is one sentence that says what to do now."""
+
+    code: ClassVar[str] = "EP000"
+    next_move: ClassVar[str] = ""
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return f"{text} [{self.code}]" if not self.next_move else f"{text}. {self.next_move} [{self.code}]"
+
+
+class Rejected(EventplatError):  # noqa: N818 - a business answer, not a fault
+    """A business "no": never retried, a saga compensates, HTTP answers it as a problem.
+
+    Args:
+        reason: A stable machine-readable word, as "out_of_stock".
+        status: HTTP status of the problem, 400..499.
+        facts: JSON-serialisable details for the caller.
+    """
+
+    code = "EP700"
+
+    def __init__(self, reason: str, *, status: int = 409, **facts: JSON) -> None:
+        super().__init__(reason if not facts else f"{reason} {facts}")
+        self.reason, self.status, self.facts = reason, status, facts
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class TimedOut(EventplatError):  # noqa: N818 - an ending, not a fault
+    """No answer in time. Unknown: it may have happened. Not a `Rejected`."""
+
+    code = "EP701"
+    next_move = "Ask again under the same id: it runs at most once"
+
+
+class Failed(EventplatError):  # noqa: N818 - an ending, not a fault
+    """The other side ran out of attempts: its message is a dead letter, nothing was applied."""
+
+    code = "EP702"
+    next_move = "Mend the handler and replay its dead letter"
+
+
+# --- EP1 messages ---------------------------------------------------------------------------------
+
+
+class MessageError(EventplatError):
+    """A message class or a message is not as the wire needs it."""
+
+    code = "EP100"
+
+
+class BadMessageClass(MessageError):
+    """A message class is declared in a way that cannot be sent."""
+
+    code = "EP101"
+
+
+class Malformed(MessageError):
+    """Bytes from the wire that are not a message: parked with their reason, never retried."""
+
+    code = "EP102"
+
+
+class TooLarge(Malformed):
+    """A body over the size or depth limit."""
+
+    code = "EP103"
+
+
+class NoOwner(MessageError):
+    """Nobody says which service owns this message, so it has no routing key."""
+
+    code = "EP104"
+    next_move = 'Name it with its owner: class PlaceOrder(Command, name="orders.place-order")'
+
+
+# --- EP2 broker -----------------------------------------------------------------------------------
+
+
+class BrokerError(EventplatError):
+    """The broker refused, or could not be reached."""
+
+    code = "EP200"
+
+
+class BrokerUnavailable(BrokerError):
+    """Not connected, or not settled in time: what was sent may have arrived. Send again under the same id."""
+
+    code = "EP201"
+
+
+class Unroutable(BrokerError):
+    """A mandatory message came back: no queue is bound for it."""
+
+    code = "EP202"
+    next_move = "Start the service that handles it, or run `eventplat topology apply`"
+
+
+class TopologyMissing(BrokerError):
+    """An exchange or queue that this process needs is not there."""
+
+    code = "EP203"
+    next_move = "Run `eventplat topology apply` before the processes of this release start"
+
+
+class TopologyMismatch(BrokerError):
+    """A queue or exchange exists with other arguments, which cannot be changed in place."""
+
+    code = "EP204"
+    next_move = "Drain and delete it, then run `eventplat topology apply`"
+
+
+class EmbeddedBrokerBusy(BrokerError):
+    """Another process has the embedded broker's journal open."""
+
+    code = "EP205"
+    next_move = "The embedded broker is for one process: stop the other one, or use RabbitMQ"
+
+
+# --- EP3 storage ----------------------------------------------------------------------------------
+
+
+class StorageError(EventplatError):
+    """The database refused, or could not be reached."""
+
+    code = "EP300"
+
+
+class DatabaseUnavailable(StorageError):
+    """The database cannot be reached, or does not take writes. Not an attempt: nothing was counted."""
+
+    code = "EP301"
+
+
+class CommitUnknown(StorageError):
+    """The connection was lost during COMMIT: it may or may not have happened. Redelivery and the relay decide."""
+
+    code = "EP302"
+
+
+class SchemaOutdated(StorageError):
+    """The database's tables are not those of this release."""
+
+    code = "EP303"
+    next_move = "Run `eventplat db upgrade`"
+
+
+# --- EP5 transactions -----------------------------------------------------------------------------
+
+
+class TransactionError(EventplatError):
+    """A rule of the unit of work was broken."""
+
+    code = "EP500"
+
+
+class CallInsideTransaction(TransactionError):
+    """Waiting for another service inside an open transaction deadlocks pools and SQLite's one writer."""
+
+    code = "EP501"
+    next_move = "Make it a saga step, or declare the handler with transaction='late' and ask before touching ctx.db"
+
+
+class OtherBody(TransactionError):
+    """A message id came a second time with another body: refused, the first stands."""
+
+    code = "EP502"
+
+
+# --- EP6 sagas ------------------------------------------------------------------------------------
+
+
+class SagaError(EventplatError):
+    """A saga did something that cannot be replayed."""
+
+    code = "EP600"
+
+
+class Diverged(SagaError):
+    """A replay asked something else at a recorded path: the saga waits for the operator, nothing was sent."""
+
+    code = "EP601"
+    next_move = "Deploy code that replays the recorded history (if saga.version >= 2: ...)"
+
+
+class ForeignAwait(SagaError):
+    """A saga awaited something that is not a saga step."""
+
+    code = "EP602"
+    next_move = "Await only saga.call, gather, sleep, wait_for and lock; put I/O into a handler"
+
+
+class TooManySteps(SagaError):
+    """A saga's history reached its limit of 1,000 steps."""
+
+    code = "EP603"
+    next_move = "Start a sub-saga for the rest"
+
+
+# --- EP7 service ----------------------------------------------------------------------------------
+
+
+class ServiceError(EventplatError):
+    """A service is declared in a way that cannot run."""
+
+    code = "EP710"
+
+
+class BadHandler(ServiceError):
+    """A handler's signature, route or message does not fit."""
+
+    code = "EP711"
+
+
+class NoSuchService(ServiceError):
+    """The named module holds no Service."""
+
+    code = "EP712"
+    next_move = "Name a module with one Service, as `eventplat run services.stock` or `eventplat dev app.py`"
+
+
+# --- EP9 settings and process ---------------------------------------------------------------------
+
+
+class SettingsError(EventplatError):
+    """A setting is missing, malformed or contradicts another."""
+
+    code = "EP900"

@@ -1,0 +1,1 @@
+"""What travels: message classes, ids, the envelope and its bytes."""

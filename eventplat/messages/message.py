@@ -1,0 +1,142 @@
+"""Message classes: Event, Command and Query, and the names they have on the wire.
+
+    class OrderPlaced(Event): ...                                         wire name "order-placed", owned by whoever publishes it
+    class ReserveStock(Command[Reservation], name="stock.reserve-stock")  owned by "stock"; answers a Reservation
+
+A name on the wire comes from the class only, never from a function or a module: moving a file changes
+nothing. A message that another service sends, or subscribes to, names its owner; within one file the
+owner is the service that handles or publishes it.
+
+Next: messages.envelope
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from eventplat.errors import BadMessageClass
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+MessageKind = Literal["event", "command", "query"]
+
+
+class _Key:
+    """Marks the field a message is ordered and sharded by."""
+
+    def __repr__(self) -> str:
+        return "Key"
+
+
+Key = Annotated[T, _Key()]
+"""`order_id: Key[str]`: what the message is ordered and sharded by; at most one field of a message."""
+
+
+@dataclass(frozen=True, slots=True)
+class WireName:
+    """How a message class is called on the wire: `owner.name`, its major version and its stream."""
+
+    owner: str | None
+    name: str
+    version: int
+    stream: str
+
+    def type_under(self, owner: str) -> str:
+        """The `type` property, as `orders.order-placed.v1`."""
+        return f"{owner}.{self.name}.v{self.version}"
+
+
+class Message(BaseModel):
+    """What services say to each other: a frozen model; consumers ignore fields they do not know.
+
+    Class keywords:
+        name: Wire name, `name` or `owner.name`, lower-case words joined by `-`. Default: the class's own in kebab case.
+        version: Major version, 1 and up; a new one is a new queue binding beside the old.
+        stream: The ordered stream it belongs to. Default: the key's field name without `_id`, or `-` without a key.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_bytes="base64", val_json_bytes="base64")
+
+    kind: ClassVar[MessageKind]
+    wire: ClassVar[WireName]
+    key_field: ClassVar[str | None] = None
+    _declared: ClassVar[tuple[str | None, int, str | None]] = (None, 1, None)
+
+    def __init_subclass__(
+        cls, *, name: str | None = None, version: int = 1, stream: str | None = None, **config: Any
+    ) -> None:
+        super().__init_subclass__(**config)
+        cls._declared = (name, version, stream)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **config: Any) -> None:
+        super().__pydantic_init_subclass__(**config)
+        if Message not in cls.__bases__ and "[" not in cls.__name__:  # neither Command nor the Command[Reservation] in between
+            _name(cls)
+
+    @property
+    def key(self) -> str | None:
+        """The key's value as it stands on the wire, or None."""
+        return None if self.key_field is None else str(getattr(self, self.key_field))
+
+    def to_bytes(self) -> bytes:
+        """The body: this message's JSON and nothing else."""
+        return self.model_dump_json().encode()
+
+
+class Event(Message):
+    """Something that happened, named in the past tense; any number of subscribers."""
+
+    kind = "event"
+
+
+class Command(Message, Generic[R]):
+    """Something asked of its one owner, named in the imperative; `Command[R]` answers an `R`."""
+
+    kind = "command"
+
+
+class Query(Message, Generic[R]):
+    """A question without effect; `Query[R]` answers an `R`, and may be scattered over instances."""
+
+    kind = "query"
+
+
+def reply_type(message: type[Message]) -> Any:
+    """The `R` of a `Command[R]` or `Query[R]`; None for one that only acknowledges."""
+    for base in message.__mro__:
+        found = base.__dict__.get("__pydantic_generic_metadata__")
+        if found and found["origin"] in (Command, Query) and found["args"]:
+            answer = found["args"][0]
+            return None if answer is type(None) or isinstance(answer, TypeVar) else answer
+    return None
+
+
+_WORDS = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+
+
+def _name(cls: type[Message]) -> None:
+    given, version, stream = cls._declared
+    owner, _, name = (given or _kebab(cls.__name__)).rpartition(".")
+    for word in (owner, name):
+        if word and not _WORDS.fullmatch(word):
+            raise BadMessageClass(
+                f"{cls.__name__}: {given or word!r} is no wire name. Use lower-case words joined by '-', as 'orders.place-order'"
+            )
+    if version < 1:
+        raise BadMessageClass(f"{cls.__name__}: version={version}. Major versions count from 1")
+    keys = [field for field, info in cls.model_fields.items() if any(isinstance(m, _Key) for m in info.metadata)]
+    if len(keys) > 1:
+        raise BadMessageClass(f"{cls.__name__} has {len(keys)} keys ({', '.join(keys)}). Keep one: order needs a single key")
+    cls.key_field = keys[0] if keys else None
+    derived = keys[0].removesuffix("_id").replace("_", "-") if keys else "-"
+    cls.wire = WireName(owner or None, name, version, stream or derived)
+
+
+def _kebab(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", name).lower()

@@ -1,0 +1,1 @@
+"""Durable functions: a pure core, a store and an orchestrator."""

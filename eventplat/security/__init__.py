@@ -1,0 +1,1 @@
+"""Who asks: principals, tokens, grants."""

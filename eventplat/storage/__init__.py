@@ -1,0 +1,1 @@
+"""Databases: engines, transactions, the platform's migrations."""

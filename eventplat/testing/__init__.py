@@ -1,0 +1,1 @@
+"""What a user's tests need: the harness and its clock."""

@@ -1,0 +1,1 @@
+"""Inbox, outbox, pending: one transaction, then ack."""
