@@ -1,0 +1,114 @@
+"""Lifecycle: what starts, runs and stops, and tasks that are never silently dead.
+
+A component has `start` and `stop`; a process starts them bottom up and stops them top down. Background
+work runs as a `Loop`: one named task that logs what it raises, waits with growing delay, and goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+from eventplat.clock import Clock
+
+logger = logging.getLogger(__name__)
+
+
+class Component(Protocol):
+    """A part of a process with a beginning and an end."""
+
+    async def start(self) -> None: ...
+    async def stop(self) -> None: ...
+
+
+class Loop:
+    """Calls `turn` again and again: after `every_s`, or at once when woken.
+
+    `turn` may return seconds until it wants to run next, or None for `every_s`. An exception is logged
+    and answered with a delay that doubles from 0.1 to `slowest_s`; the loop itself never ends by one.
+    """
+
+    def __init__(
+        self, name: str, turn: Callable[[], Awaitable[float | None]], *, every_s: float, clock: Clock, slowest_s: float = 5.0
+    ) -> None:
+        self.name = name
+        self._turn, self._every_s, self._clock, self._slowest_s = turn, every_s, clock, slowest_s
+        self._woken = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._stopping = False
+
+    async def start(self) -> None:
+        self._stopping = False
+        self._task = asyncio.create_task(self._run(), name=self.name)
+
+    async def stop(self) -> None:
+        """Let the running turn finish, then end."""
+        self._stopping = True
+        self._woken.set()
+        if self._task is not None:
+            await asyncio.wait([self._task])
+            self._task = None
+
+    def wake(self) -> None:
+        """Run a turn now, or once more after the one that runs."""
+        self._woken.set()
+
+    async def _run(self) -> None:
+        delay = 0.1
+        while not self._stopping:
+            self._woken.clear()
+            try:
+                wait_s = await self._turn()
+                delay = 0.1
+            except Exception:
+                logger.exception("%s failed; trying again in %.1f s", self.name, delay)
+                wait_s, delay = delay, min(delay * 2, self._slowest_s)
+            if not self._stopping:
+                await self._pause(self._every_s if wait_s is None else wait_s)
+
+    async def _pause(self, seconds: float) -> None:
+        sleeper = asyncio.ensure_future(self._clock.sleep(max(seconds, 0)))
+        waker = asyncio.ensure_future(self._woken.wait())
+        await asyncio.wait([sleeper, waker], return_when=asyncio.FIRST_COMPLETED)
+        for waiting in (sleeper, waker):
+            waiting.cancel()
+        await asyncio.gather(sleeper, waker, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def running(*components: Component):  # type: ignore[no-untyped-def]
+    """Start the components in order; stop them in reverse, each even if another's stop failed."""
+    started: list[Component] = []
+    try:
+        for component in components:
+            await component.start()
+            started.append(component)
+        yield
+    finally:
+        await stop_all(started)
+
+
+async def stop_all(components: Sequence[Component]) -> None:
+    """Stop in reverse order; a failing stop is logged and does not keep the others from stopping."""
+    for component in reversed(components):
+        try:
+            await component.stop()
+        except Exception:
+            logger.exception("%r did not stop cleanly", component)
+
+
+async def until_signalled() -> None:
+    """Return on the first SIGTERM or SIGINT; a second one ends the process at once."""
+    loop, asked = asyncio.get_running_loop(), asyncio.Event()
+
+    def ask(number: signal.Signals) -> None:
+        loop.remove_signal_handler(number)
+        asked.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ask, number)
+    await asked.wait()
