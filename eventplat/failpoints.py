@@ -35,8 +35,7 @@ NAMES = frozenset({
     "dispatch.after_publish",   # handed to the broker, not confirmed
     "dispatch.after_confirm",   # confirmed, rows not deleted
     "dispatch.after_settle",
-    "relay.claimed",
-    "relay.after_confirm",
+    "relay.claimed",            # rows of a dead process adopted, not published
     "saga.before_commit",
     "saga.after_commit",
     "saga.before_undo",

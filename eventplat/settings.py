@@ -53,6 +53,7 @@ class Settings(BaseSettings):
     jwt_algorithms: tuple[str, ...] = ("EdDSA",)
     jwt_issuer: str | None = None
     jwt_audience: str = "eventplat"
+    service_scopes: dict[str, tuple[str, ...]] = {}  # what each service may ask of others, by `requires` scope
     allow_anonymous: bool | None = None          # default: only when bound to loopback without a jwt_key
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"

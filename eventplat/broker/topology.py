@@ -113,6 +113,10 @@ class Names:
         """The durable reply queue of a service with sagas; also its routing key on `replies`."""
         return f"{self.prefix}.{service}.replies"
 
+    def waiting(self, process: str) -> str:
+        """The exclusive reply queue of a process that waits in memory; also its routing key on `replies`."""
+        return f"{self.prefix}.reply.{process}"
+
     def exchanges(self) -> tuple[Exchange, ...]:
         """The seven exchanges."""
         kinds: dict[str, Literal["topic", "direct", "fanout"]] = {

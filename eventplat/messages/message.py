@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from eventplat.errors import BadMessageClass
 
@@ -100,11 +101,21 @@ class Command(Message, Generic[R]):
 
     kind = "command"
 
+    @classmethod
+    def reply_adapter(cls) -> TypeAdapter[R]:
+        """Reads and writes the reply."""
+        return _reply_adapter(cls)
+
 
 class Query(Message, Generic[R]):
     """A question without effect; `Query[R]` answers an `R`, and may be scattered over instances."""
 
     kind = "query"
+
+    @classmethod
+    def reply_adapter(cls) -> TypeAdapter[R]:
+        """Reads and writes the reply."""
+        return _reply_adapter(cls)
 
 
 def reply_type(message: type[Message]) -> Any:
@@ -115,6 +126,11 @@ def reply_type(message: type[Message]) -> Any:
             answer = found["args"][0]
             return None if answer is type(None) or isinstance(answer, TypeVar) else answer
     return None
+
+
+@cache
+def _reply_adapter(message: type[Message]) -> TypeAdapter[Any]:
+    return TypeAdapter(reply_type(message))
 
 
 _WORDS = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")

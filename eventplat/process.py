@@ -1,0 +1,144 @@
+"""One process: which services, whether a gateway, on which broker.
+
+    run(shop)                       # python app.py: everything in one process, as uvicorn.run
+    eventplat run services.stock    # one service on RabbitMQ and PostgreSQL
+    eventplat gateway               # the gateway alone
+
+Next: service.runner, gateway.app
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from random import SystemRandom
+from typing import Any
+
+from eventplat.broker.connect import open_transport
+from eventplat.gateway.app import create_app
+from eventplat.gateway.server import HttpServer
+from eventplat.observability.logs import configure
+from eventplat.security.grant import GrantVerifier
+from eventplat.security.keys import ensure_keys
+
+from eventplat.broker.topology import Names, Topology
+from eventplat.broker.transport import Transport
+from eventplat.clock import Clock, SystemClock
+from eventplat.errors import SettingsError
+from eventplat.lifecycle import stop_all, until_signalled
+from eventplat.messages.ids import Chance
+from eventplat.service.endpoint import topology
+from eventplat.service.runner import Runner
+from eventplat.service.service import Service
+from eventplat.settings import Settings, load
+
+logger = logging.getLogger(__name__)
+
+
+class Process:
+    """Services, and perhaps the gateway, of one process.
+
+    Args:
+        services: Each runs on a transport of its own.
+        gateway: Also serve HTTP.
+    """
+
+    def __init__(
+        self,
+        services: Sequence[Service[Any]],
+        *,
+        gateway: bool = True,
+        settings: Settings | None = None,
+        clock: Clock | None = None,
+        chance: Chance | None = None,
+    ) -> None:
+        self.settings = settings or load()
+        self._services, self._has_gateway = services, gateway
+        self._clock, self._chance = clock or SystemClock(), chance or SystemRandom()
+        self.runners: list[Runner] = []
+        self.server: HttpServer | None = None
+        self._transports: list[Transport] = []
+
+    @property
+    def url(self) -> str:
+        """Where the gateway listens, as "http://127.0.0.1:8000"."""
+        if self.server is None:
+            raise SettingsError("this process runs no gateway")
+        return self.server.url
+
+    async def start(self) -> None:
+        """Start services first, the gateway last: its first request finds them."""
+        self.settings.data_dir.mkdir(parents=True, exist_ok=True)
+        keys = ensure_keys(self.settings)
+        verifier = GrantVerifier(keys.grant_public_pem) if keys.grant_public_pem else None
+        try:
+            for service in self._services:
+                others = [other for other in self._services if other is not service]
+                transport = await self._open(service.name)
+                runner = Runner(
+                    service, self.settings, transport, verifier, clock=self._clock, chance=self._chance, beside=others
+                )
+                self.runners.append(runner)
+                await runner.start()
+            if self._has_gateway:
+                await self._start_gateway()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Stop in reverse, each part even if another's stop failed."""
+        if self.server is not None:
+            await stop_all([self.server])
+        await stop_all(self.runners)
+        for transport in reversed(self._transports):
+            await transport.close()
+        self.runners, self._transports, self.server = [], [], None
+
+    async def _start_gateway(self) -> None:
+        transport = await self._open("gateway")
+        exchanges = Topology(Names(self.settings.prefix).exchanges())
+        await (transport.declare(exchanges) if self.settings.declares_at_start else transport.verify(exchanges))
+        app = create_app(self.settings, transport=transport, clock=self._clock, chance=self._chance)
+        self.server = HttpServer(app, host=self.settings.gateway_host, port=self.settings.gateway_port)
+        await self.server.start()
+
+    async def _open(self, name: str) -> Transport:
+        transport = open_transport(self.settings.broker(), name=name, clock=self._clock)
+        await transport.open()
+        self._transports.append(transport)
+        return transport
+
+
+def run(*services: Service[Any], gateway: bool = True, settings: Settings | None = None) -> None:
+    """Run `services`, and the gateway, in this process until SIGTERM or Ctrl-C."""
+    settings = settings or load()
+    configure(settings)
+    asyncio.run(_serve(Process(services, gateway=gateway, settings=settings)))
+
+
+async def _serve(process: Process) -> None:
+    await process.start()
+    try:
+        if process.server is not None:
+            logger.info("gateway: %s  docs: %s/docs", process.url, process.url)
+        await until_signalled()
+    finally:
+        await process.stop()
+
+
+async def apply_topology(services: Sequence[Service[Any]], settings: Settings, *, dry_run: bool = False) -> Topology:
+    """Declare what `services` and the gateway need; returns it."""
+    names = Names(settings.prefix)
+    wanted = Topology(names.exchanges())
+    for service in services:
+        wanted |= topology(service, names)
+    if not dry_run:
+        transport = open_transport(settings.broker(), name="topology", clock=SystemClock())
+        await transport.open()
+        try:
+            await transport.declare(wanted)
+        finally:
+            await transport.close()
+    return wanted

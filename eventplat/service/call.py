@@ -1,0 +1,153 @@
+"""Calling a handler: who asks, what it is given, how long it may take, what it answers.
+
+`async def` handlers run on the loop; `def` handlers in a thread, with a real Session of the same
+transaction whose I/O happens on the loop. Middleware runs around the handler, inside the transaction.
+
+Next: sagas.orchestrator
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any
+
+from eventplat.sagas.orchestrator import Orchestrator
+from eventplat.security.grant import GrantVerifier
+from eventplat.security.policies import missing_scopes
+from eventplat.security.principal import ANONYMOUS, Principal
+from eventplat.storage.session import run_in_thread
+
+from eventplat.clock import Clock
+from eventplat.errors import Rejected
+from eventplat.messages.envelope import FAILED, RUNNING, Envelope
+from eventplat.messages.message import Message
+from eventplat.service.context import Context, SyncContext
+from eventplat.service.endpoint import Endpoint
+from eventplat.service.handlers import Tick
+from eventplat.service.service import Service
+from eventplat.settings import Settings
+from eventplat.transactions import pending
+from eventplat.transactions.unit_of_work import Transactions, UnitOfWork
+
+GATEWAY = "gateway"  # the app_id of hops whose caller is a user
+
+
+class Caller:
+    """Runs the functions of one service."""
+
+    def __init__(
+        self,
+        service: Service[Any],
+        endpoints: Sequence[Endpoint],
+        transactions: Transactions,
+        verifier: GrantVerifier | None,
+        settings: Settings,
+        clock: Clock,
+    ) -> None:
+        self.service = service
+        self.state: Any = None
+        self._verifier, self._settings, self._clock = verifier, settings, clock
+        self._by_type = {endpoint.wire_type: endpoint for endpoint in endpoints}
+        sagas = [endpoint for endpoint in endpoints if endpoint.handler.is_saga]
+        self.orchestrator = Orchestrator(service.name, transactions, self._call_local, clock) if sagas else None
+        for endpoint in sagas:
+            self.orchestrator.add(endpoint.identity, endpoint.handler)  # type: ignore[union-attr]
+
+    async def start(self) -> None:
+        if self.orchestrator is not None:
+            await self.orchestrator.start()
+
+    async def stop(self) -> None:
+        if self.orchestrator is not None:
+            await self.orchestrator.stop()
+
+    async def call(self, endpoint: Endpoint, message: Message, envelope: Envelope, work: UnitOfWork, *, attempt: int) -> bytes | None:
+        """Run the handler of `message` in `work`.
+
+        Returns:
+            The reply's bytes; None for an event, and for a saga, which answers when it ends.
+
+        Raises:
+            Rejected: The handler, or a missing scope, says no.
+            TimeoutError: It did not return within its timeout.
+        """
+        principal = self._authorise(endpoint, envelope)
+        if endpoint.handler.is_saga:
+            assert self.orchestrator is not None  # noqa: S101 - made where a handler is a saga
+            return await self.orchestrator.begin(work, endpoint.identity, message, envelope)
+        reply = await self._run(endpoint, message, envelope, work, principal, attempt)
+        return None if endpoint.handler.message.kind == "event" else endpoint.replies.dump_json(reply)
+
+    async def tick(self, tick: Tick, envelope: Envelope, work: UnitOfWork, number: int) -> None:
+        """Run a periodic function; `number` is its fencing token."""
+        context: Context[Any] = Context(
+            work, state=self.state, envelope=envelope, principal=ANONYMOUS, now=self._clock.now(), consumer=tick.name
+        )
+        context.fencing_token = number
+        await tick.function(context)
+
+    async def saga_outcome(self, work: UnitOfWork, command_id: str) -> tuple[str, bytes]:
+        """What became of the saga that `command_id` started: a reply's type and body."""
+        if self.orchestrator is None:
+            return RUNNING, b"{}"
+        return await self.orchestrator.outcome(work.connection, command_id)
+
+    async def unsettled(self, work: UnitOfWork, command_id: str) -> tuple[str, bytes]:
+        """What became of a command that is not settled: out of attempts, or still on its way."""
+        dead = await pending.dead_letter(work.connection, command_id)
+        if dead is None:
+            return RUNNING, b"{}"
+        newest = dead.errors[-1]
+        return FAILED, json.dumps({"error": newest["text"], "code": newest["code"] or newest["type"]}).encode()
+
+    async def _call_local(self, message: Message, envelope: Envelope, work: UnitOfWork) -> bytes | None:
+        endpoint = self._by_type.get(envelope.type)
+        if endpoint is None:
+            raise Rejected("unknown_command", detail=f"{self.service.name} has no handler of {envelope.type}")
+        return await self.call(endpoint, message, envelope, work, attempt=1)
+
+    async def _run(
+        self, endpoint: Endpoint, message: Message, envelope: Envelope, work: UnitOfWork, principal: Principal, attempt: int
+    ) -> Any:
+        given: dict[str, Any] = {
+            "state": self.state, "envelope": envelope, "principal": principal, "now": self._clock.now(),
+            "consumer": endpoint.identity, "attempt": attempt,
+        }  # fmt: skip
+        handler = endpoint.handler
+        async with asyncio.timeout(handler.timeout_s):
+            if not handler.is_async:
+                context = SyncContext[Any](work, **given)
+                return await run_in_thread(work.session(), partial(_with_session, handler.function, message, context))
+            innermost: Callable[[Message, Context[Any]], Awaitable[Any]] = handler.function
+            for middleware in reversed(self.service.middleware):
+                innermost = partial(_around, middleware, innermost)
+            return await innermost(message, Context[Any](work, **given))
+
+    def _authorise(self, endpoint: Endpoint, envelope: Envelope) -> Principal:
+        principal = ANONYMOUS
+        if envelope.grant is not None and self._verifier is not None:
+            principal = self._verifier.verify(envelope.grant)
+        if not endpoint.handler.requires:
+            return principal
+        if envelope.app_id == GATEWAY:
+            asking = principal
+        else:
+            scopes = self._settings.service_scopes.get(envelope.app_id or "", () if self._settings.profile == "production" else None)
+            if scopes is None:
+                return principal  # between the services of one developer nothing is configured
+            asking = Principal(f"service:{envelope.app_id}", frozenset(scopes))
+        if missing := missing_scopes(asking, endpoint.handler.requires):
+            raise Rejected("forbidden", status=403, missing=sorted(missing))
+        return principal
+
+
+async def _around(middleware: Any, call_next: Any, message: Message, context: Context[Any]) -> Any:
+    return await middleware(message, context, call_next)
+
+
+def _with_session(function: Callable[..., Any], message: Message, context: SyncContext[Any], session: Any) -> Any:
+    context._session = session  # noqa: SLF001 - given by the platform, read by the handler
+    return function(message, context)

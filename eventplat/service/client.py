@@ -1,0 +1,182 @@
+"""Client: outside handlers - FastAPI routes of your own, scripts, notebooks.
+
+    async with Client("orders") as client, client.transaction() as tx:
+        tx.db.add(order)
+        tx.publish(OrderPlaced(...))
+
+A client acts in a service's name and database: what it commits is sent by it, or, should it die before,
+by the relay of the running service.
+
+Next: service.outgoing
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from random import SystemRandom
+from typing import Any, Self, TypeVar
+
+from eventplat.broker.connect import open_transport
+from eventplat.routing.request_reply import Requester
+from sqlalchemy import event as sqlalchemy_event
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.util import await_only
+
+from eventplat.broker.topology import COMMANDS, QUERIES, Names, owner_of, routing_key
+from eventplat.broker.transport import Outgoing, Transport
+from eventplat.clock import SystemClock
+from eventplat.errors import Failed, Rejected, TimedOut
+from eventplat.messages.codec import parse, to_properties
+from eventplat.messages.envelope import DONE, FAILED, REJECTED, Envelope
+from eventplat.messages.message import Command, Event, Message, Query
+from eventplat.retry import Duration, seconds
+from eventplat.service.outgoing import Outgoings
+from eventplat.settings import Settings, load
+from eventplat.transactions.unit_of_work import UnitOfWork
+
+R = TypeVar("R")
+
+
+class Transaction:
+    """An open transaction: rows through `db`, messages through `publish` and `send`, all or nothing."""
+
+    def __init__(self, work: UnitOfWork, session: AsyncSession | None = None) -> None:
+        self._work, self._session = work, session
+
+    @property
+    def db(self) -> AsyncSession:
+        """The session of this transaction."""
+        return self._session if self._session is not None else self._work.session()
+
+    def publish(self, event: Event, *, after: Duration = 0) -> str:
+        """An outbox row for `event`; returns its id."""
+        return self._work.publish(event, after_s=seconds(after))
+
+    def send(self, command: Command[Any], *, after: Duration = 0) -> str:
+        """An outbox row for `command`; returns its id."""
+        return self._work.send(command, after_s=seconds(after))
+
+
+class Client:
+    """Acts in the name of `name`: its database, its outbox.
+
+    Args:
+        name: The service.
+        settings: Default: from the environment.
+    """
+
+    def __init__(self, name: str, *, settings: Settings | None = None, transport: Transport | None = None) -> None:
+        self._settings = settings or load()
+        self._names, self._clock = Names(self._settings.prefix), SystemClock()
+        self._owns_transport = transport is None
+        self._transport = transport or open_transport(self._settings.broker(), name=f"client of {name}", clock=self._clock)
+        self._out = Outgoings(name, self._settings, self._transport, owners={}, clock=self._clock, chance=SystemRandom(), is_alone=False)
+        self._requester = Requester(self._transport, self._names, self._clock)
+
+    async def __aenter__(self) -> Self:
+        if self._owns_transport:
+            await self._transport.open()
+        await self._out.start()
+        await self._requester.start()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._requester.stop()
+        await self._out.stop()
+        if self._owns_transport:
+            await self._transport.close()
+
+    def lifespan(self, app: object) -> AbstractAsyncContextManager[None]:
+        """`FastAPI(lifespan=client.lifespan)`."""
+
+        @asynccontextmanager
+        async def opened() -> AsyncIterator[None]:
+            async with self:
+                yield
+
+        return opened()
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Transaction]:
+        """Commits at the end of the block, then sends; rolls back where it raises."""
+        async with self._out.transactions.begin() as work:
+            yield Transaction(work)
+
+    async def per_request(self) -> AsyncIterator[Transaction]:
+        """`Depends(client.per_request, scope="function")`: one transaction per request, committed before the response.
+
+        Without `scope="function"` FastAPI commits after the response has left.
+        """
+        async with self._out.transactions.begin() as work:
+            yield Transaction(work)
+
+    async def join(self, session: AsyncSession) -> Transaction:
+        """Rows in your session's transaction, on this service's database; sent after your commit."""
+        work = self._out.transactions.joined(await session.connection())
+        sync = session.sync_session
+        flush = self._out.transactions.flusher(work)
+
+        def before_commit(_: object) -> None:
+            await_only(flush())  # inside the session's greenlet
+
+        def after_commit(_: object) -> None:
+            self._out.dispatcher.sweep()
+
+        sqlalchemy_event.listen(sync, "before_commit", before_commit, once=True)
+        sqlalchemy_event.listen(sync, "after_commit", after_commit, once=True)
+        return Transaction(work, session)
+
+    async def publish(self, event: Event) -> str:
+        """Publish one event through the outbox; returns its id once committed."""
+        async with self.transaction() as tx:
+            return tx.publish(event)
+
+    async def ask(self, request: Command[R] | Query[R], *, timeout: Duration = 10) -> R:
+        """Send a command or query and wait for its reply.
+
+        Raises:
+            Rejected: The service said no.
+            Failed: It ran out of attempts; nothing was applied.
+            TimedOut: No answer in time: a command may have happened.
+            Unroutable: No queue is bound for it.
+        """
+        timeout_s = seconds(timeout)
+        outgoing, envelope = self._request(request, timeout_s)
+        reply = await self._requester.ask(outgoing, request_id=envelope.id, timeout_s=timeout_s)
+        if reply.type == DONE:
+            answer: R = parse(type(request).reply_adapter(), reply.body)
+            return answer
+        raise failure(reply)
+
+    def _request(self, request: Message, timeout_s: float) -> tuple[Outgoing, Envelope]:
+        is_query = request.kind == "query"
+        owner = owner_of(type(request), None)
+        own = self._out.sender.new_id()
+        now_ms = self._clock.time_us() // 1_000
+        envelope = Envelope(
+            id=own,
+            type=type(request).wire.type_under(owner),
+            body=request.to_bytes(),
+            correlation_id=own,
+            reply_to=self._requester.reply_to,
+            app_id=self._out.sender.service,
+            user_id=self._out.sender.user_id,
+            key=request.key,
+            deadline_ms=now_ms + int(timeout_s * 1_000) if is_query else None,
+        )
+        properties = to_properties(envelope, expiration_ms=int(timeout_s * 1_000) if is_query else None)
+        exchange = self._names.exchange(QUERIES if is_query else COMMANDS)
+        key = routing_key(type(request), owner, request.key)
+        return Outgoing(exchange, key, properties, envelope.body, persistent=not is_query), envelope
+
+
+def failure(reply: Envelope) -> Exception:
+    """The exception that a reply other than DONE stands for."""
+    facts: dict[str, Any] = json.loads(reply.body or b"{}")
+    if reply.type == REJECTED:
+        return Rejected(facts.get("reason", "rejected"), status=facts.get("status", 409), **facts.get("facts", {}))
+    if reply.type == FAILED:
+        return Failed(f"{facts.get('error')} ({facts.get('code')})")
+    return TimedOut(f"the answer was {reply.type}")

@@ -1,0 +1,90 @@
+"""Context: what a handler is given beside its message.
+
+`ctx.db` is the one transaction: the inbox claim, the handler's rows and the outbox rows commit together.
+A `def` handler gets a `SyncContext`: it runs in a thread, its `ctx.db` a real Session of the same transaction.
+
+Next: service.pipeline
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import structlog
+from eventplat.security.principal import Principal
+
+from eventplat.messages.envelope import Envelope
+from eventplat.retry import Duration, seconds
+from eventplat.transactions.unit_of_work import UnitOfWork
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession
+    from sqlalchemy.orm import Session
+
+    from eventplat.messages.message import Command, Event
+
+S = TypeVar("S")
+
+
+class _Shared(Generic[S]):
+    """What both kinds of handler see."""
+
+    def __init__(
+        self, work: UnitOfWork, *, state: S, envelope: Envelope, principal: Principal, now: datetime, consumer: str, attempt: int = 1
+    ) -> None:
+        self._work = work
+        self.state: S = state
+        self.envelope = envelope
+        self.principal = principal
+        self.now = now
+        self.attempt = attempt
+        self.idempotency_key = f"{consumer}:{envelope.id}"
+        self.fencing_token: int | None = None
+        self.log: Any = structlog.get_logger(consumer).bind(message_id=envelope.id, correlation_id=envelope.correlation_id)
+
+    def publish(self, event: Event, *, after: Duration = 0) -> str:
+        """An outbox row for `event`, sent after the commit; returns its id.
+
+        Args:
+            after: Send it this much later.
+        """
+        return self._work.publish(event, after_s=seconds(after))
+
+    def send(self, command: Command[Any], *, after: Duration = 0) -> str:
+        """An outbox row for `command`, sent after the commit; nobody waits for its answer. Returns its id."""
+        return self._work.send(command, after_s=seconds(after))
+
+
+class Context(_Shared[S]):
+    """For `async def` handlers.
+
+    Attributes:
+        state: What the service's lifespan yielded.
+        principal: Who started this, verified.
+        envelope: Id, correlation, causation, key and headers of the message.
+        idempotency_key: The same for every attempt: hand it to systems outside the database.
+        fencing_token: In periodic functions: hand it to systems outside the database.
+        now: When this attempt began, UTC.
+        attempt: 1 for the first.
+    """
+
+    @property
+    def db(self) -> AsyncSession:
+        """The session of this transaction. It commits by itself when the handler returns."""
+        return self._work.session()
+
+    async def cancel(self, message_id: str) -> bool:
+        """Take back a message sent with `after=` that still waits; False where it has left."""
+        return await self._work.cancel(message_id)
+
+
+class SyncContext(_Shared[S]):
+    """For `def` handlers, which run in a thread: as Context, with a real Session."""
+
+    _session: Session
+
+    @property
+    def db(self) -> Session:
+        """The session of this transaction; its I/O happens on the loop."""
+        return self._session

@@ -1,0 +1,240 @@
+"""Handlers: what a service declares. Checked when the module is imported, not when a message comes.
+
+    @stock.handles(ReserveStock, http="POST /reservations")
+    async def reserve(command: ReserveStock, ctx: Context) -> Reservation: ...
+
+A decorator returns the function unchanged, so that a unit test calls `await reserve(command, ctx)`.
+Type checkers relate message, reply and context: a handler of `Command[Reservation]` that returns
+anything else is an error before it runs.
+
+Next: service.service
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, overload
+
+from eventplat.discovery.route import Route
+from eventplat.errors import BadHandler
+from eventplat.messages.message import Event, Message
+from eventplat.retry import Duration, Retry, seconds
+
+if TYPE_CHECKING:
+    from eventplat.sagas.saga import Saga
+    from pydantic import TypeAdapter
+
+    from eventplat.service.context import Context, SyncContext
+
+S = TypeVar("S")
+R = TypeVar("R")
+M = TypeVar("M", bound=Message)
+M_co = TypeVar("M_co", bound=Message, covariant=True)
+R_co = TypeVar("R_co", covariant=True)
+M_contra = TypeVar("M_contra", contravariant=True)
+E = TypeVar("E", bound=Event)
+F = TypeVar("F", bound=Callable[..., object])
+
+
+class Request(Protocol[M_co, R_co]):
+    """The class of a command or query: makes an `M`, is answered by an `R`."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> M_co: ...
+    def reply_adapter(self) -> TypeAdapter[R_co]: ...
+
+
+class Handles(Protocol[M, R, S]):
+    """Decorates `async def f(message: M, ctx: Context[S]) -> R`, or a `def` with a `SyncContext[S]`."""
+
+    @overload
+    def __call__(self, function: Callable[[M, Context[S]], Awaitable[R]]) -> Callable[[M, Context[S]], Awaitable[R]]: ...
+    @overload
+    def __call__(self, function: Callable[[M, SyncContext[S]], R]) -> Callable[[M, SyncContext[S]], R]: ...
+
+
+class Sagas(Protocol[M, R]):
+    """Decorates `async def f(message: M, saga: Saga) -> R`."""
+
+    def __call__(self, function: Callable[[M, Saga], Awaitable[R]]) -> Callable[[M, Saga], Awaitable[R]]: ...
+
+
+class Ticks(Protocol[S]):
+    """Decorates `async def f(ctx: Context[S]) -> None`."""
+
+    def __call__(self, function: Callable[[Context[S]], Awaitable[None]]) -> Callable[[Context[S]], Awaitable[None]]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Handler:
+    """One declared handler of a message."""
+
+    message: type[Message]
+    function: Callable[..., Any]
+    name: str | None                       # identity as given; default: derived from service and message
+    route: Route | None = None
+    requires: tuple[str, ...] = ()
+    owner: str | None = None
+    start: Literal["now", "beginning"] | datetime = "now"
+    ordered: bool = False
+    concurrency: int | None = None
+    batch: int = 1
+    retry: Retry | None = None
+    timeout_s: float = 60.0
+    is_saga: bool = False
+    saga_id: str | None = None             # the field of the command that names the saga
+    saga_version: int = 1
+    saga_timeout_s: float | None = None
+
+    @property
+    def is_async(self) -> bool:
+        """Whether it runs on the loop; a `def` runs in a thread."""
+        return inspect.iscoroutinefunction(self.function)
+
+    @property
+    def summary(self) -> str:
+        """The first line of the function's docstring."""
+        return (inspect.getdoc(self.function) or "").partition("\n")[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tick:
+    """One declared periodic function."""
+
+    function: Callable[..., Awaitable[None]]
+    every_s: float
+
+    @property
+    def name(self) -> str:
+        """Of its lease: the function's name."""
+        return self.function.__name__.replace("_", "-")
+
+
+class Handlers(Generic[S]):
+    """A group of handlers, to a Service what an APIRouter is to FastAPI."""
+
+    def __init__(self) -> None:
+        self.handlers: list[Handler] = []
+        self.ticks: list[Tick] = []
+
+    def handles(
+        self,
+        message: Request[M, R],
+        *,
+        http: str | Route | None = None,
+        requires: str | Sequence[str] = (),
+        owner: str | None = None,
+        ordered: bool = False,
+        concurrency: int | None = None,
+        batch: int = 1,
+        retry: Retry | None = None,
+        timeout: Duration = 60,
+    ) -> Handles[M, R, S]:
+        """Handle a command or query: this service owns it.
+
+        Args:
+            message: The message class; its reply type is what the function returns.
+            http: Also reachable through the gateway, as "POST /orders" or a `Route`.
+            requires: Scopes that the caller must have, checked where the effect happens.
+            owner: The owning service where the class does not name it; default: this service.
+            ordered: Apply messages of one key in the order they were sent.
+            concurrency: Messages handled at a time in one process; default: the prefetch.
+            batch: Up to this many messages share a transaction.
+            retry: For exceptions other than `Rejected`; default: the service's.
+            timeout: For one attempt. A `def` handler's thread cannot be stopped: there it means that the attempt failed.
+
+        Raises:
+            BadHandler: The function's signature or the route does not fit the message.
+        """
+        return self._declare(message, None, http, requires, owner=owner, ordered=ordered, concurrency=concurrency,
+                             batch=batch, retry=retry, timeout_s=seconds(timeout))  # fmt: skip
+
+    def on(
+        self,
+        event: type[E],
+        *,
+        name: str | None = None,
+        start: Literal["now", "beginning"] | datetime = "now",
+        requires: str | Sequence[str] = (),
+        ordered: bool = False,
+        concurrency: int | None = None,
+        batch: int = 1,
+        retry: Retry | None = None,
+        timeout: Duration = 60,
+    ) -> Handles[E, None, S]:
+        """Subscribe to an event, with a queue of its own; see `handles` for the shared arguments.
+
+        Args:
+            name: Identity of the subscription, kept over renames of the function; default: `on-<event>`.
+            start: From now on, or with the past as well.
+        """
+        return self._declare(event, name, None, requires, start=start, ordered=ordered, concurrency=concurrency,
+                             batch=batch, retry=retry, timeout_s=seconds(timeout))  # fmt: skip
+
+    def saga(
+        self,
+        message: Request[M, R],
+        *,
+        id: str | None = None,  # noqa: A002 - the word a reader expects: what names the saga
+        http: str | Route | None = None,
+        requires: str | Sequence[str] = (),
+        owner: str | None = None,
+        version: int = 1,
+        timeout: Duration | None = None,
+    ) -> Sagas[M, R]:
+        """Handle a command by a durable function: every awaited call is a recorded step.
+
+        Args:
+            id: The command's field that names the saga, so that one value never starts twice; default: the message id.
+            version: What new sagas get as `saga.version`.
+            timeout: After this a saga stands in the operator state; default: 7 days.
+        """
+        return self._declare(message, None, http, requires, owner=owner, is_saga=True, saga_id=id, saga_version=version,
+                             saga_timeout_s=None if timeout is None else seconds(timeout))  # fmt: skip
+
+    def every(self, *, days: float = 0, hours: float = 0, minutes: float = 0, seconds: float = 0) -> Ticks[S]:
+        """Run once per period in the whole cluster, under a lease."""
+        every_s = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+        if every_s <= 0:
+            raise BadHandler("every() without a period. Write @service.every(minutes=5)")
+
+        def declare(function: F) -> F:
+            _check_signature(function, ("ctx",))
+            self.ticks.append(Tick(function=function, every_s=every_s))  # type: ignore[arg-type]
+            return function
+
+        return declare  # type: ignore[return-value]
+
+    def _declare(self, message: Any, name: str | None, http: str | Route | None, requires: str | Sequence[str], **options: Any) -> Any:
+        route = Route(http) if isinstance(http, str) else http
+        scopes = (requires,) if isinstance(requires, str) else tuple(requires)
+
+        def declare(function: F) -> F:
+            if route is not None:
+                route.check(message)
+            _check_signature(function, ("message", "saga" if options.get("is_saga") else "ctx"))
+            handler = Handler(message=message, function=function, name=name, route=route, requires=scopes, **options)
+            _check_saga(handler)
+            self.handlers.append(handler)
+            return function
+
+        return declare
+
+
+def _check_signature(function: Callable[..., object], wanted: tuple[str, ...]) -> None:
+    parameters = [
+        p for p in inspect.signature(function).parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
+    if len(parameters) != len(wanted):
+        raise BadHandler(f"{function.__qualname__} takes {len(parameters)} arguments. A handler takes exactly ({', '.join(wanted)})")
+
+
+def _check_saga(handler: Handler) -> None:
+    if handler.is_saga and not handler.is_async:
+        raise BadHandler(f"{handler.function.__qualname__}: a saga is an `async def`")
+    if handler.saga_id is not None and handler.saga_id not in handler.message.model_fields:
+        raise BadHandler(f"{handler.message.__name__} has no field {handler.saga_id!r} to name its saga by")
+    if handler.batch < 1 or (handler.concurrency is not None and handler.concurrency < 1):
+        raise BadHandler(f"{handler.function.__qualname__}: batch and concurrency count from 1")

@@ -1,0 +1,252 @@
+"""Pipeline: one delivery, from bytes to ack.
+
+    decode → claim → authorise → handle → outcome and outbox rows → commit → ack → dispatch
+
+Ack        only after the commit. A lost connection, an unknown commit, a deadlock is not an attempt: the
+           same delivery is tried again here, unacked, and handed back after a third of the consumer timeout.
+Failure    the attempt is rolled back, recorded in `pending` in a short transaction of its own, then acked.
+Rejected   is an outcome: rolled back too, then recorded and answered in a transaction of its own.
+Copies     a settled message is answered from its recorded outcome; a pending one is acked without running.
+Poison     a message that the broker counted three times is not run from the wire: it becomes `isolated`.
+
+Next: transactions.unit_of_work
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+from pydantic import ValidationError
+
+from eventplat.broker.transport import Delivery
+from eventplat.errors import EventplatError, Malformed, Rejected
+from eventplat.failpoints import failpoint
+from eventplat.messages.codec import parse, to_envelope
+from eventplat.messages.envelope import DONE, FAILED, REJECTED, VOID, Envelope
+from eventplat.service.call import Caller
+from eventplat.service.endpoint import Endpoint
+from eventplat.storage.database import is_transient
+from eventplat.transactions import inbox, pending, watermark
+from eventplat.transactions.pending import Pending
+from eventplat.transactions.unit_of_work import Transactions, UnitOfWork
+
+logger = logging.getLogger(__name__)
+
+ISOLATE_AT = 3              # deliveries counted by the broker
+UNACKED_S_MAX = 600.0       # a third of RabbitMQ's consumer timeout of 30 minutes
+
+
+class Pipeline:
+    """Runs the handlers of one service."""
+
+    def __init__(self, transactions: Transactions, caller: Caller) -> None:
+        self.transactions, self.caller = transactions, caller
+        self._clock, self._chance = transactions.sender.clock, transactions.sender.chance
+        self.wake_pending: Callable[[], None] = lambda: None
+        self.horizons: dict[str, int] = {}
+
+    async def process(self, endpoint: Endpoint, delivery: Delivery) -> None:
+        """Handle one delivery and settle it exactly once."""
+        failpoint("consumer.received")
+        try:
+            envelope = to_envelope(delivery.properties, delivery.body)
+        except Malformed as error:
+            done = await self.reliably(partial(self._park, endpoint, delivery, error))
+        else:
+            done = await self.reliably(partial(self._receive, endpoint, envelope, delivery))
+        if not done:
+            delivery.requeue()
+            return
+        delivery.ack()
+        failpoint("consumer.after_ack")
+
+    async def reliably(self, action: Callable[[], Awaitable[None]]) -> bool:
+        """Do `action` until the database takes it; False when that took too long to keep a delivery unacked."""
+        deadline, wait_s = self._clock.monotonic() + UNACKED_S_MAX, 0.05
+        while True:
+            try:
+                await action()
+            except Exception as error:
+                if not is_transient(error):
+                    raise
+                if self._clock.monotonic() > deadline:
+                    return False
+                logger.info("waiting %.2f s for the database: %s", wait_s, error)
+                await self._clock.sleep(wait_s * (0.5 + self._chance.getrandbits(16) / 131_072))
+                wait_s = min(wait_s * 2, 2.0)
+            else:
+                return True
+
+    async def run_pending(self, endpoint: Endpoint, row: Pending) -> None:
+        """Run one row of `pending`, whose attempt has been counted."""
+        envelope = row.envelope()
+        if row.attempts > endpoint.retry.attempts:
+            await self._give_up(endpoint, envelope, row.attempts - 1, None)
+            return
+        try:
+            async with self.transactions.begin(envelope) as work:
+                if not await pending.lock(work.connection, row):
+                    return
+                await pending.remove(work.connection, row.handler, row.message_id)
+                if await work.claim(endpoint.consumer, handler=None):
+                    await self._settle(work, endpoint, envelope, row.attempts)
+                else:
+                    await self._again(work, endpoint, envelope)
+                failpoint("pending.before_commit")
+        except Rejected as rejected:
+            await self._refuse(endpoint, envelope, rejected, from_pending=True)
+        except Exception as error:
+            if is_transient(error):
+                raise
+            await self._failed(endpoint, envelope, error, row.attempts)
+
+    async def _receive(self, endpoint: Endpoint, envelope: Envelope, delivery: Delivery) -> None:
+        if delivery.delivery_count >= ISOLATE_AT:
+            await self._isolate(endpoint, envelope, delivery)
+            return
+        try:
+            async with self.transactions.begin(envelope) as work:
+                if await work.claim(endpoint.consumer, handler=endpoint.identity):
+                    await self._settle(work, endpoint, envelope, 1)
+                else:
+                    await self._again(work, endpoint, envelope)
+        except Rejected as rejected:
+            await self._refuse(endpoint, envelope, rejected, from_pending=False)
+        except Exception as error:
+            if is_transient(error):
+                raise
+            await self._failed(endpoint, envelope, error, 1)
+
+    async def _settle(self, work: UnitOfWork, endpoint: Endpoint, envelope: Envelope, attempt: int) -> None:
+        """Run the handler of a claimed message and record its outcome, in `work`."""
+        if envelope.has_expired(self._clock.time_us()):
+            await self._void(work, endpoint, envelope)
+            return
+        if endpoint.handler.ordered and not await self._in_turn(work, endpoint, envelope):
+            return
+        if not endpoint.accepts(envelope.type):
+            return  # another event of an ordered stream: it only moved the watermark
+        message = parse(endpoint.adapter, envelope.body)
+        if envelope.undoes is not None and not await self._is_to_undo(work, endpoint, envelope):
+            await self._void(work, endpoint, envelope)
+            return
+        outcome = await self.caller.call(endpoint, message, envelope, work, attempt=attempt)
+        if outcome is None:
+            return  # an event, or a saga that answers when it ends
+        if outcome != b"null":
+            await inbox.settle(work.connection, endpoint.consumer, envelope.id, "done", outcome)
+        work.answer(envelope, DONE, outcome)
+
+    async def _in_turn(self, work: UnitOfWork, endpoint: Endpoint, envelope: Envelope) -> bool:
+        turn = await watermark.advance(work.connection, endpoint.identity, envelope, self.horizons.get(endpoint.identity, 0))
+        if turn == "apply":
+            if await watermark.release(work.connection, endpoint.identity, envelope):
+                self.wake_pending()
+            return True
+        if turn == "wait":
+            await inbox.forget(work.connection, endpoint.consumer, envelope.id)
+            await pending.record(work.connection, endpoint.identity, envelope, state="held", attempts=0, wait_us=None, error=None)
+        return False
+
+    async def _is_to_undo(self, work: UnitOfWork, endpoint: Endpoint, envelope: Envelope) -> bool:
+        """Whether the command that `envelope` undoes was done; one that has not run is made void, and never will."""
+        undone = envelope.undoes
+        assert undone is not None  # noqa: S101
+        failpoint("saga.before_undo")
+        if await inbox.bury(work.connection, endpoint.consumer, undone, envelope.bucket):
+            await pending.remove_everywhere(work.connection, undone)
+            return False
+        settled = await inbox.look_up(work.connection, endpoint.consumer, undone)
+        return settled is not None and settled.state == "done"
+
+    async def _void(self, work: UnitOfWork, endpoint: Endpoint, envelope: Envelope) -> None:
+        await inbox.settle(work.connection, endpoint.consumer, envelope.id, "void", b"{}")
+        work.answer(envelope, VOID, b"{}")
+
+    async def _again(self, work: UnitOfWork, endpoint: Endpoint, envelope: Envelope) -> None:
+        """Another copy: answer what is recorded, byte for byte."""
+        if endpoint.handler.message.kind == "event":
+            return
+        settled = await inbox.look_up(work.connection, endpoint.consumer, envelope.id)
+        if settled is None:
+            return  # it stands in `pending`: its answer comes when it is settled
+        if settled.has_other_body(envelope.body):
+            refusal = Rejected("other_body", status=422, detail="this id was used before with another body")
+            work.answer(envelope, REJECTED, rejection(refusal))
+        elif settled.state == "done" and endpoint.handler.is_saga:
+            type_, outcome = await self.caller.saga_outcome(work, envelope.id)
+            work.answer(envelope, type_, outcome)
+        else:
+            work.answer(envelope, settled.reply_type, settled.outcome if settled.outcome is not None else b"null")
+
+    async def _refuse(self, endpoint: Endpoint, envelope: Envelope, rejected: Rejected, *, from_pending: bool) -> None:
+        """Record a business "no" and answer it: the handler's own writes are rolled back."""
+        async with self.transactions.begin(envelope) as work:
+            if from_pending:
+                await pending.remove(work.connection, endpoint.identity, envelope.id)
+            if not await work.claim(endpoint.consumer, handler=None if from_pending else endpoint.identity):
+                await self._again(work, endpoint, envelope)
+                return
+            if endpoint.handler.ordered:
+                await self._in_turn(work, endpoint, envelope)
+            outcome = rejection(rejected)
+            await inbox.settle(work.connection, endpoint.consumer, envelope.id, "rejected", outcome)
+            work.answer(envelope, REJECTED, outcome)
+
+    async def _failed(self, endpoint: Endpoint, envelope: Envelope, error: Exception, attempts: int) -> None:
+        """Record a failed attempt: it runs again when due, or is dead."""
+        never = isinstance(error, Malformed | ValidationError)
+        if never or endpoint.retry.gives_up(error, attempts):
+            await self._give_up(endpoint, envelope, attempts, error)
+            return
+        wait_s = endpoint.retry.wait_s(attempts, self._chance.getrandbits(16) / 65_536)
+        logger.warning("%s failed (attempt %d), again in %.1f s", endpoint.identity, attempts, wait_s, exc_info=error)
+        failpoint("pending.before_record")
+        async with self.transactions.begin(envelope) as work:
+            await pending.record(
+                work.connection, endpoint.identity, envelope, state="retry", attempts=attempts, wait_us=int(wait_s * 1_000_000),
+                error=pending.error_record(error, attempts, self._clock.time_us()),
+            )  # fmt: skip
+        failpoint("pending.after_record")
+        self.wake_pending()
+
+    async def _give_up(self, endpoint: Endpoint, envelope: Envelope, attempts: int, error: Exception | None) -> None:
+        if error is None:
+            error = EventplatError(f"its process died during each of its last attempts, {attempts} in all")
+        logger.error("%s gives up on %s after %d attempts", endpoint.identity, envelope.id, attempts, exc_info=error)
+        async with self.transactions.begin(envelope) as work:
+            record = pending.error_record(error, attempts, self._clock.time_us())
+            await pending.record(
+                work.connection, endpoint.identity, envelope, state="dead", attempts=attempts, wait_us=None, error=record
+            )
+            if endpoint.handler.message.kind != "event":
+                work.answer(envelope, FAILED, json.dumps({"error": record["text"], "code": record["code"] or record["type"]}).encode())
+
+    async def _isolate(self, endpoint: Endpoint, envelope: Envelope, delivery: Delivery) -> None:
+        logger.warning("%s: message %s was handed out %d times without an ack; it runs alone from now on",
+                       endpoint.identity, envelope.id, delivery.delivery_count)  # fmt: skip
+        async with self.transactions.begin(envelope) as work:
+            if await inbox.look_up(work.connection, endpoint.consumer, envelope.id) is not None:
+                await self._again(work, endpoint, envelope)
+                return
+            if not await pending.stands(work.connection, endpoint.identity, envelope.id):
+                await pending.record(work.connection, endpoint.identity, envelope, state="isolated", attempts=0, wait_us=0, error=None)
+        self.wake_pending()
+
+    async def _park(self, endpoint: Endpoint, delivery: Delivery, error: Malformed) -> None:
+        logger.error("%s parked what is not a message: %s", endpoint.identity, error)
+        async with self.transactions.begin() as work:
+            sender = self.transactions.sender
+            await pending.park(
+                work.connection, endpoint.identity, sender.new_id(), delivery.properties, delivery.body,
+                exchange=delivery.exchange, routing_key=delivery.routing_key,
+                error=pending.error_record(error, 0, self._clock.time_us()),
+            )  # fmt: skip
+
+
+def rejection(rejected: Rejected) -> bytes:
+    """The body of a REJECTED reply."""
+    return json.dumps({"reason": rejected.reason, "status": rejected.status, "facts": rejected.facts}, default=str).encode()

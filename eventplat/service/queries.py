@@ -1,0 +1,77 @@
+"""Queries: questions without effect. Transient, read-only, no inbox.
+
+An expired question is not answered, since nobody waits any more. The gateway's question "what became of
+this command?" is answered here too, from the inbox's recorded outcome.
+
+Next: routing.request_reply
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+
+from eventplat.broker.transport import Delivery
+from eventplat.clock import Clock
+from eventplat.errors import EventplatError, Malformed, Rejected
+from eventplat.messages.codec import parse, to_envelope
+from eventplat.messages.envelope import DONE, FAILED, REJECTED, Envelope
+from eventplat.messages.ids import is_id
+from eventplat.service.call import Caller
+from eventplat.service.endpoint import Endpoint
+from eventplat.service.pipeline import rejection
+from eventplat.storage.database import Database
+from eventplat.transactions import inbox
+from eventplat.transactions.unit_of_work import Transactions, UnitOfWork
+
+logger = logging.getLogger(__name__)
+
+
+class Queries:
+    """Answers the queries of one service."""
+
+    def __init__(self, transactions: Transactions, caller: Caller) -> None:
+        self._transactions, self._caller = transactions, caller
+        self._database: Database = transactions.database
+        self._clock: Clock = transactions.sender.clock
+
+    async def process(self, endpoint: Endpoint | None, delivery: Delivery) -> None:
+        """Answer one question; `endpoint` None: what became of a command."""
+        try:
+            envelope = to_envelope(delivery.properties, delivery.body)
+        except Malformed as error:
+            logger.warning("dropped a question that cannot be read: %s", error)
+            delivery.ack()
+            return
+        if not envelope.has_expired(self._clock.time_us()):
+            type_, body = await self._answer(endpoint, envelope)
+            if envelope.reply_to is not None:
+                self._transactions.answer_now(self._transactions.sender.answer(envelope, type_, body))
+        delivery.ack()
+
+    async def _answer(self, endpoint: Endpoint | None, envelope: Envelope) -> tuple[str, bytes]:
+        try:
+            async with self._database.transaction(read_only=True) as connection:
+                work = UnitOfWork(connection, self._transactions.sender, envelope)
+                if endpoint is None:
+                    return await self._operation(work, envelope)
+                message = parse(endpoint.adapter, envelope.body)
+                outcome = await self._caller.call(endpoint, message, envelope, work, attempt=1)
+                return DONE, b"null" if outcome is None else outcome
+        except Rejected as rejected:
+            return REJECTED, rejection(rejected)
+        except Exception as error:
+            logger.exception("a question of type %s failed", envelope.type)
+            code = error.code if isinstance(error, EventplatError) else type(error).__name__
+            return FAILED, json.dumps({"error": str(error)[:1_000], "code": code}).encode()
+
+    async def _operation(self, work: UnitOfWork, envelope: Envelope) -> tuple[str, bytes]:
+        command_id = json.loads(envelope.body).get("command_id", "")
+        if not isinstance(command_id, str) or not is_id(command_id):
+            raise Rejected("unknown_operation", status=404)
+        settled = await inbox.look_up(work.connection, self._caller.service.name, command_id)
+        if settled is None:
+            return await self._caller.unsettled(work, command_id)
+        if settled.state == "done" and settled.outcome is None:
+            return await self._caller.saga_outcome(work, command_id)
+        return settled.reply_type, settled.outcome if settled.outcome is not None else b"null"

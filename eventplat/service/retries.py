@@ -1,0 +1,74 @@
+"""Retries: run what is due in `pending`, from the database, in any instance.
+
+An attempt is counted first, in a short transaction that also takes the row for as long as the attempt may
+last; then the row is locked, claimed, handled and deleted in one transaction. Isolated rows run one at a
+time, since one of them may kill its process.
+
+Next: service.pipeline
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+
+from eventplat.clock import Clock
+from eventplat.failpoints import failpoint
+from eventplat.lifecycle import Loop
+from eventplat.service.endpoint import Endpoint
+from eventplat.service.pipeline import Pipeline
+from eventplat.transactions import pending
+from eventplat.transactions.pending import Pending, PendingState
+
+BATCH = 16
+EVERY_S = 1.0
+SPARE_S = 5.0  # added to a handler's timeout before another instance may take its row
+
+
+class Retries:
+    """The pending rows of one service's handlers."""
+
+    def __init__(self, pipeline: Pipeline, endpoints: Sequence[Endpoint], clock: Clock) -> None:
+        self._pipeline = pipeline
+        self._database = pipeline.transactions.database
+        self._endpoints = {endpoint.identity: endpoint for endpoint in endpoints if endpoint.handler.message.kind != "query"}
+        self._lease_us = int((max((e.handler.timeout_s for e in self._endpoints.values()), default=60.0) + SPARE_S) * 1_000_000)
+        self._loop = Loop("retries", self.run_once, every_s=EVERY_S, clock=clock)
+        pipeline.wake_pending = self._loop.wake
+
+    async def start(self) -> None:
+        await self._loop.start()
+
+    async def stop(self) -> None:
+        await self._loop.stop()
+
+    async def run_once(self) -> float | None:
+        """Run what is due; returns seconds until something may be due again."""
+        if not self._endpoints:
+            return None
+        retried = await self._take("retry", BATCH)
+        await asyncio.gather(*(self._run(row) for row in retried))
+        isolated = await self._take("isolated", 1)
+        for row in isolated:
+            await self._run(row)
+        if retried or isolated:
+            return 0.0
+        async with self._database.transaction(read_only=True) as connection:
+            due_us = await pending.next_due_us(connection, list(self._endpoints))
+            now_us = await self._database.now_us(connection)
+        return EVERY_S if due_us is None else min(EVERY_S, max(due_us - now_us, 0) / 1_000_000)
+
+    async def _take(self, state: PendingState, limit: int) -> list[Pending]:
+        async with self._database.transaction(read_only=True) as connection:
+            due_us = await pending.next_due_us(connection, list(self._endpoints))
+            if due_us is None or due_us > await self._database.now_us(connection):
+                return []
+        async with self._database.transaction() as connection:
+            rows = await pending.count_due(connection, list(self._endpoints), state, lease_us=self._lease_us, limit=limit)
+        if rows:
+            failpoint("pending.after_count")
+        return rows
+
+    async def _run(self, row: Pending) -> None:
+        await self._pipeline.reliably(partial(self._pipeline.run_pending, self._endpoints[row.handler], row))

@@ -1,0 +1,133 @@
+"""Runner: one service in one process, from its tables and queues to its heartbeats.
+
+Start, bottom up: tables checked (or made), this process as the owner of its rows, dispatch and relay,
+queues checked (or made), the handlers' state, consumers, retries and timers, then the first heartbeat.
+Stop is the reverse: the heartbeat says `draining`, nothing new is taken, what runs is finished and sent.
+
+Next: service.pipeline
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from eventplat.discovery.announcer import Announcer
+from eventplat.security.grant import GrantVerifier
+
+from eventplat.broker.consumer import Consumer
+from eventplat.broker.topology import Names
+from eventplat.broker.transport import Transport
+from eventplat.clock import Clock
+from eventplat.lifecycle import stop_all
+from eventplat.messages.ids import Chance
+from eventplat.service.call import Caller
+from eventplat.service.endpoint import Endpoint, endpoints, manifest, operations_queue, owners, replies_queue, topology
+from eventplat.service.outgoing import Outgoings
+from eventplat.service.pipeline import Pipeline
+from eventplat.service.queries import Queries
+from eventplat.service.retries import Retries
+from eventplat.service.service import Service
+from eventplat.service.ticks import Ticker
+from eventplat.settings import Settings
+from eventplat.transactions import watermark
+
+logger = logging.getLogger(__name__)
+
+
+class Runner:
+    """Runs `service` on `transport` until stopped."""
+
+    def __init__(
+        self,
+        service: Service[Any],
+        settings: Settings,
+        transport: Transport,
+        verifier: GrantVerifier | None,
+        *,
+        clock: Clock,
+        chance: Chance,
+        beside: Sequence[Service[Any]] = (),
+    ) -> None:
+        self.service = service
+        self._settings, self._transport, self._clock = settings, transport, clock
+        self.names = Names(settings.prefix)
+        self.out = Outgoings(service, settings, transport, owners=owners(service, *beside), clock=clock, chance=chance)
+        self._endpoints = endpoints(service)
+        self._caller = Caller(service, self._endpoints, self.out.transactions, verifier, settings, clock)
+        self.pipeline = Pipeline(self.out.transactions, self._caller)
+        self._queries = Queries(self.out.transactions, self._caller)
+        self._retries = Retries(self.pipeline, self._endpoints, clock)
+        self._ticker = Ticker(service, self.out.transactions, self._caller, clock)
+        self._consumers: list[Consumer] = []
+        self._state = AsyncExitStack()
+        self._is_draining = False
+        self._announcer = Announcer(
+            transport, self.names, manifest(service, _version()), self.out.owner.id, clock, settings.heartbeat_s,
+            state=lambda: "draining" if self._is_draining else "ready", in_flight=lambda: self.in_flight,
+        )  # fmt: skip
+
+    @property
+    def in_flight(self) -> int:
+        """Messages being handled now."""
+        return sum(consumer.in_flight for consumer in self._consumers)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the broker counts every consumer of this service."""
+        return bool(self._consumers) and all(consumer.is_active for consumer in self._consumers)
+
+    async def start(self) -> None:
+        await self.out.start(self.service.tables)
+        wanted = topology(self.service, self.names)
+        await (self._transport.declare(wanted) if self._settings.declares_at_start else self._transport.verify(wanted))
+        self._caller.state = await self._state.enter_async_context(self.service.lifespan())
+        async with self.out.database.transaction() as connection:
+            for endpoint in self._endpoints:
+                if endpoint.handler.ordered:
+                    self.pipeline.horizons[endpoint.identity] = await watermark.horizon(connection, endpoint.identity)
+        self._consumers = self._make_consumers()
+        for consumer in self._consumers:
+            await consumer.start()
+        await self._retries.start()
+        await self._caller.start()
+        await self._ticker.start()
+        await self._announcer.start()
+        logger.info("%s is ready: %d handlers", self.service.name, len(self._endpoints))
+
+    async def stop(self) -> None:
+        self._is_draining = True
+        await stop_all([self.out, *self._consumers, self._retries, self._caller, self._ticker, self._announcer])
+        await self._state.aclose()
+
+    def _make_consumers(self) -> list[Consumer]:
+        consumers = [self._consumer_of(endpoint) for endpoint in self._endpoints]
+        asked = partial(self._queries.process, None)
+        consumers.append(Consumer(self._transport, operations_queue(self.service.name, self.names), asked, prefetch=64, concurrency=8))
+        if self._caller.orchestrator is not None:
+            queue = replies_queue(self.service.name, self.names)
+            process = partial(self._caller.orchestrator.process, self.pipeline.reliably)
+            consumers.append(Consumer(self._transport, queue, process, prefetch=self._settings.prefetch, concurrency=self._room))
+        return consumers
+
+    def _consumer_of(self, endpoint: Endpoint) -> Consumer:
+        process = partial((self._queries if endpoint.handler.message.kind == "query" else self.pipeline).process, endpoint)
+        prefetch = self._settings.prefetch
+        concurrency = 1 if endpoint.handler.ordered else min(endpoint.handler.concurrency or prefetch, self._room)
+        return Consumer(self._transport, endpoint.queue(self.names), process, prefetch=max(prefetch, concurrency), concurrency=concurrency)
+
+    @property
+    def _room(self) -> int:
+        """How many transactions of one handler may run at once: no more than there are connections."""
+        return self._settings.database_pool_size
+
+
+def _version() -> str:
+    try:
+        return version("eventplat")
+    except PackageNotFoundError:
+        return "0"

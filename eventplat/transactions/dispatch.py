@@ -1,0 +1,174 @@
+"""Dispatch: publish what this process has just committed, and delete it once confirmed.
+
+The second half of the transactional outbox, in the common case: the process that committed publishes its
+own rows at once, in commit order, many to a batch, and deletes what the broker has confirmed.
+
+Confirmed   the row is deleted, gathered with all that were confirmed since the last deletion.
+Returned    no queue is bound. An event stays in the log, marked unrouted; anything else is given back, due later.
+Nacked      given back, due later.
+No answer   the broker is away: the same rows again, under the same ids, when it is back.
+No memory   letters are held up to a bound; beyond it, and after a commit with an unknown outcome, the
+            rows themselves are read again (`sweep`).
+
+Next: transactions.relay, broker.transport
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Sequence
+
+from eventplat.broker.topology import EVENTS, Names
+from eventplat.broker.transport import Confirmed, Outcome, Outgoing, Returned, Transport
+from eventplat.clock import Clock
+from eventplat.errors import BrokerUnavailable
+from eventplat.failpoints import failpoint
+from eventplat.storage.database import Database
+from eventplat.transactions import outbox
+from eventplat.transactions.owner import Owner
+
+logger = logging.getLogger(__name__)
+
+BATCH_MAX = 500
+HELD_MAX = 10_000
+RETURNED_WAIT_US = 2_000_000
+NACKED_WAIT_US = 1_000_000
+
+
+class Dispatcher:
+    """Publishes and settles the outbox rows that this process owns."""
+
+    def __init__(self, database: Database, transport: Transport, names: Names, owner: Owner, clock: Clock) -> None:
+        self._database, self._transport, self._owner, self._clock = database, transport, owner, clock
+        self._events = names.exchange(EVENTS)
+        self._waiting: deque[tuple[str, Outgoing]] = deque()
+        self._known: set[str] = set()              # waiting, published or confirmed, and not deleted yet
+        self._settling: list[tuple[str, Outgoing, Outcome]] = []
+        self._must_sweep = False
+        self._work, self._settle = asyncio.Event(), asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        owner.on_lost(self._forget)
+
+    @property
+    def pending_count(self) -> int:
+        """Rows taken and not yet deleted."""
+        return len(self._known)
+
+    async def start(self) -> None:
+        self._tasks = [
+            asyncio.create_task(self._forever(self._publish_next, self._work), name="dispatch"),
+            asyncio.create_task(self._forever(self._settle_next, self._settle), name="settle"),
+        ]
+
+    async def stop(self, within_s: float = 5.0) -> None:
+        """Publish and delete what is waiting, at most `within_s` seconds; the relay takes the rest."""
+        deadline = self._clock.monotonic() + within_s
+        while self._known and self._clock.monotonic() < deadline:
+            await self._clock.sleep(0.01)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def dispatch(self, letters: Sequence[tuple[str, Outgoing]], owner: str) -> None:
+        """Publish these committed rows soon.
+
+        Args:
+            owner: Under whose id they were committed or adopted; rows of a lost id are the relay's.
+        """
+        if owner != self._owner.id:
+            return
+        if len(self._known) + len(letters) > HELD_MAX:
+            self._must_sweep = True
+            return
+        for letter in letters:
+            if letter[0] not in self._known:
+                self._known.add(letter[0])
+                self._waiting.append(letter)
+        if letters:
+            self._work.set()
+
+    def sweep(self) -> None:
+        """Read our own rows again: some may be committed and not known here."""
+        self._must_sweep = True
+        self._work.set()
+
+    def _forget(self) -> None:
+        self._waiting.clear()
+        self._known.clear()
+        self._settling.clear()
+
+    async def _forever(self, turn: object, wake: asyncio.Event) -> None:
+        delay = 0.1
+        while True:
+            await wake.wait()
+            wake.clear()
+            try:
+                await turn()  # type: ignore[operator]
+                delay = 0.1
+            except Exception as error:
+                expected = isinstance(error, BrokerUnavailable)
+                logger.log(logging.INFO if expected else logging.WARNING, "dispatch waits %.1f s: %s", delay, error, exc_info=not expected)
+                await self._clock.sleep(delay)
+                delay = min(delay * 2, 5.0)
+                wake.set()
+
+    async def _publish_next(self) -> None:
+        while self._waiting or self._must_sweep:
+            if not self._owner.may_publish:
+                await self._clock.sleep(0.2)
+                continue
+            if not self._waiting:
+                await self._read_own()
+                continue
+            await self._publish([self._waiting.popleft() for _ in range(min(len(self._waiting), BATCH_MAX))])
+
+    async def _publish(self, batch: list[tuple[str, Outgoing]]) -> None:
+        failpoint("dispatch.before_publish")
+        publishing = asyncio.ensure_future(self._transport.publish([outgoing for _, outgoing in batch]))
+        await asyncio.sleep(0)
+        failpoint("dispatch.after_publish")
+        try:
+            outcomes = await publishing
+        except BaseException:
+            self._waiting.extendleft(reversed([letter for letter in batch if letter[0] in self._known]))
+            raise
+        failpoint("dispatch.after_confirm")
+        self._settling += [(id_, outgoing, outcome) for (id_, outgoing), outcome in zip(batch, outcomes, strict=True)]
+        self._settle.set()
+
+    async def _read_own(self) -> None:
+        owner = self._owner.id
+        async with self._database.transaction(read_only=True) as connection:
+            rows = await outbox.owned(connection, owner, limit=HELD_MAX // 2)
+        self._must_sweep = len(rows) == HELD_MAX // 2
+        self.dispatch(rows, owner)
+        if self._must_sweep and not self._waiting:
+            await self._clock.sleep(0.1)  # all of them are on their way: settle first
+
+    async def _settle_next(self) -> None:
+        while self._settling:
+            settling, self._settling = self._settling, []
+            try:
+                await self._write_off(settling)
+            except BaseException:
+                self._settling = settling + self._settling
+                raise
+            self._known.difference_update(id_ for id_, _, _ in settling)
+            failpoint("dispatch.after_settle")
+
+    async def _write_off(self, settling: Sequence[tuple[str, Outgoing, Outcome]]) -> None:
+        unrouted = [id_ for id_, sent, outcome in settling if isinstance(outcome, Returned) and sent.exchange == self._events]
+        homeless = [id_ for id_, sent, outcome in settling if isinstance(outcome, Returned) and sent.exchange != self._events]
+        confirmed = [id_ for id_, _, outcome in settling if isinstance(outcome, Confirmed)]
+        nacked = [(id_, outcome) for id_, _, outcome in settling if not isinstance(outcome, Confirmed | Returned)]
+        for id_, outcome in nacked:
+            logger.warning("the broker refused message %s: %s. It is sent again later", id_, outcome)
+        for id_ in homeless:
+            logger.warning("no queue is bound for message %s. It is sent again later", id_)
+        async with self._database.transaction() as connection:
+            await outbox.remove(connection, confirmed + unrouted)
+            await outbox.mark_unrouted(connection, unrouted)
+            await outbox.postpone(connection, homeless, wait_us=RETURNED_WAIT_US)
+            await outbox.postpone(connection, [id_ for id_, _ in nacked], wait_us=NACKED_WAIT_US)

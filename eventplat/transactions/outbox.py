@@ -1,0 +1,261 @@
+"""Outbox: what a committed transaction promised to send, its exact bytes and its owner.
+
+Born owned  a row belongs to the process that committed it: only the owner publishes and deletes it, so a
+            slow broker never makes two processes send the same rows (`transactions.dispatch`).
+Adopted     a row without an owner (a delayed send that is due) or whose owner has died is taken by the
+            relay of a living process (`transactions.relay`).
+By state    rows are found by owner and time, never by `id > last`: ids do not commit in order.
+Events      their bytes stand in `event_log`; the outbox row points there.
+Order       an event with a key gets `seq = max(last + 1, database clock)` and `prev = last`, in sorted key
+            order so that two transactions never wait for each other crosswise.
+
+Source    Richardson, Microservices Patterns (2018), 3.3.7; Helland, CIDR 2007.
+
+Next: transactions.dispatch
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Integer,
+    LargeBinary,
+    Table,
+    Text,
+    bindparam,
+    case,
+    delete,
+    insert,
+    or_,
+    select,
+    update,
+)  # fmt: skip
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from eventplat.broker.transport import Outgoing
+from eventplat.hashing import bucket_of
+from eventplat.messages.codec import to_properties
+from eventplat.messages.envelope import Envelope
+from eventplat.storage.tables import UUID, bucket, now_us, platform
+from eventplat.transactions.owner import process
+from eventplat.transactions.stored import properties_text, to_outgoing
+
+outbox = Table(
+    "eventplat_outbox",
+    platform,
+    Column("id", UUID, primary_key=True),
+    bucket(),
+    Column("owner", UUID, nullable=True),
+    Column("exchange", Text, nullable=False),
+    Column("routing_key", Text, nullable=False),
+    Column("mandatory", Boolean, nullable=False),
+    Column("properties", Text, nullable=False),
+    Column("body", LargeBinary, nullable=True),
+    Column("event_id", UUID, nullable=True),
+    Column("due_us", BigInteger, nullable=True),
+    Column("created_us", BigInteger, nullable=False),
+    Column("attempts", Integer, nullable=False, default=0),
+)
+
+event_log = Table(
+    "eventplat_event_log",
+    platform,
+    Column("id", UUID, primary_key=True),
+    bucket(),
+    Column("type", Text, nullable=False),
+    Column("key", Text, nullable=True),
+    Column("stream", Text, nullable=True),
+    Column("seq", BigInteger, nullable=True),
+    Column("prev", BigInteger, nullable=True),
+    Column("properties", Text, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("created_us", BigInteger, nullable=False),
+    Column("unrouted", Boolean, nullable=False, default=False),
+)
+
+sequence = Table(
+    "eventplat_sequence",
+    platform,
+    Column("stream", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    bucket(),
+    Column("last", BigInteger, nullable=False),
+    Column("prev", BigInteger, nullable=True),     # `last` before the newest transaction: what its first event follows
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A message that leaves with its transaction."""
+
+    exchange: str
+    routing_key: str
+    envelope: Envelope
+    is_event: bool = False
+    after_us: int | None = None      # a delayed send: microseconds from now, on the database's clock
+
+    def outgoing(self) -> Outgoing:
+        """As the transport takes it."""
+        return Outgoing(self.exchange, self.routing_key, to_properties(self.envelope), self.envelope.body)
+
+
+async def append(connection: AsyncConnection, letters: Sequence[Letter], owner: str) -> list[Letter]:
+    """Write `letters` in the caller's transaction; returns them as they will be sent, events with their order."""
+    if not letters:
+        return []
+    letters = await _in_order(connection, letters)
+    events = [letter for letter in letters if letter.is_event]
+    if events:
+        await connection.execute(_INSERT_EVENTS, [_event_row(letter) for letter in events])
+    await connection.execute(_INSERT, [_row(letter, owner) for letter in letters])
+    return list(letters)
+
+
+async def adopt(connection: AsyncConnection, owner: str, *, limit: int) -> list[tuple[str, Outgoing]]:
+    """Take over up to `limit` due rows that no living process owns; oldest first."""
+    ids = select(outbox.c.id).where(
+        or_(
+            outbox.c.owner.is_(None) & or_(outbox.c.due_us.is_(None), outbox.c.due_us <= now_us()),
+            outbox.c.owner.is_not(None)
+            & outbox.c.owner.not_in(select(process.c.id).where(process.c.alive_until_us > now_us())),
+        )
+    ).order_by(outbox.c.id).limit(limit).with_for_update(skip_locked=True)  # fmt: skip
+    taken = update(outbox).where(outbox.c.id.in_(ids)).values(owner=owner, due_us=None).returning(outbox.c.id)
+    return await _outgoing(connection, [row.id for row in await connection.execute(taken)])
+
+
+async def owned(connection: AsyncConnection, owner: str, *, limit: int) -> list[tuple[str, Outgoing]]:
+    """Up to `limit` rows that `owner` has not settled; oldest first."""
+    rows = await connection.execute(select(outbox.c.id).where(outbox.c.owner == owner).order_by(outbox.c.id).limit(limit))
+    return await _outgoing(connection, [row.id for row in rows])
+
+
+async def remove(connection: AsyncConnection, ids: Sequence[str]) -> None:
+    """Delete rows that are confirmed."""
+    if ids:
+        await connection.execute(delete(outbox).where(outbox.c.id.in_(sorted(ids))))
+
+
+async def postpone(connection: AsyncConnection, ids: Sequence[str], *, wait_us: int) -> None:
+    """Give rows back, due after `wait_us`: for what the broker could not route or refused."""
+    if ids:
+        given_back = update(outbox).where(outbox.c.id.in_(sorted(ids)))
+        await connection.execute(given_back.values(owner=None, due_us=now_us() + wait_us, attempts=outbox.c.attempts + 1))
+
+
+async def mark_unrouted(connection: AsyncConnection, ids: Sequence[str]) -> None:
+    """Note that these events reached no queue: they stay in the log and can be sent when a handler is announced."""
+    if ids:
+        await connection.execute(update(event_log).where(event_log.c.id.in_(sorted(ids))).values(unrouted=True))
+
+
+async def cancel(connection: AsyncConnection, message_id: str) -> bool:
+    """Take back a delayed send that still waits; False where it has left."""
+    gone = delete(outbox).where(outbox.c.id == message_id, outbox.c.owner.is_(None), outbox.c.due_us.is_not(None))
+    return (await connection.execute(gone.returning(outbox.c.id))).first() is not None
+
+
+async def next_due_us(connection: AsyncConnection) -> int | None:
+    """When the next delayed row is due, on the database's clock."""
+    found = select(outbox.c.due_us).where(outbox.c.owner.is_(None), outbox.c.due_us.is_not(None)).order_by(outbox.c.due_us).limit(1)
+    due: int | None = (await connection.execute(found)).scalar()
+    return due
+
+
+async def _in_order(connection: AsyncConnection, letters: Sequence[Letter]) -> Sequence[Letter]:
+    counts: defaultdict[tuple[str, str], int] = defaultdict(int)
+    for letter in letters:
+        if letter.is_event and letter.envelope.key is not None and letter.envelope.stream is not None:
+            counts[letter.envelope.stream, letter.envelope.key] += 1
+    if not counts:
+        return letters
+    following: dict[tuple[str, str], tuple[int, int | None]] = {}
+    for (stream, key), count in sorted(counts.items()):
+        row = (await connection.execute(_NEXT, {"stream": stream, "key": key, "bucket": bucket_of(key), "n": count - 1})).one()
+        following[stream, key] = (row.last - count + 1, row.prev)
+    placed = []
+    for letter in letters:
+        place = (letter.envelope.stream or "", letter.envelope.key or "")
+        if not letter.is_event or place not in following:
+            placed.append(letter)
+            continue
+        seq, prev = following[place]
+        following[place] = (seq + 1, seq)
+        placed.append(replace(letter, envelope=replace(letter.envelope, seq=seq, prev=prev)))
+    return placed
+
+
+def _row(letter: Letter, owner: str) -> dict[str, Any]:
+    envelope = letter.envelope
+    return {
+        "id": envelope.id,
+        "bucket": envelope.bucket,
+        "owner": owner if letter.after_us is None else None,
+        "exchange": letter.exchange,
+        "routing_key": letter.routing_key,
+        "mandatory": True,
+        "properties": properties_text(to_properties(envelope)),
+        "body": None if letter.is_event else envelope.body,
+        "event_id": envelope.id if letter.is_event else None,
+        "after_us": letter.after_us,
+        "created_us": envelope.created_us,
+        "attempts": 0,
+    }
+
+
+def _event_row(letter: Letter) -> dict[str, Any]:
+    envelope = letter.envelope
+    return {
+        "id": envelope.id,
+        "bucket": envelope.bucket,
+        "type": envelope.type,
+        "key": envelope.key,
+        "stream": envelope.stream,
+        "seq": envelope.seq,
+        "prev": envelope.prev,
+        "properties": properties_text(to_properties(envelope)),
+        "body": envelope.body,
+        "created_us": envelope.created_us,
+        "unrouted": False,
+    }
+
+
+async def _outgoing(connection: AsyncConnection, ids: Sequence[str]) -> list[tuple[str, Outgoing]]:
+    if not ids:
+        return []
+    rows = await connection.execute(_READ.where(outbox.c.id.in_(ids)))
+    return [(row.id, to_outgoing(row)) for row in rows]
+
+
+_INSERT = insert(outbox).values(
+    due_us=now_us() + bindparam("after_us", type_=BigInteger()),     # null stays null: at once
+    **{column.name: bindparam(column.name) for column in outbox.c if column.name != "due_us"},
+)
+_INSERT_EVENTS = insert(event_log)
+_READ = (
+    select(
+        outbox.c.id, outbox.c.exchange, outbox.c.routing_key, outbox.c.mandatory, outbox.c.properties,
+        case((outbox.c.body.is_not(None), outbox.c.body), else_=event_log.c.body).label("body"),
+    )
+    .select_from(outbox.outerjoin(event_log, outbox.c.event_id == event_log.c.id))
+    .order_by(outbox.c.id)
+)  # fmt: skip
+_first = postgresql.insert(sequence).values(
+    stream=bindparam("stream"), key=bindparam("key"), bucket=bindparam("bucket"),
+    last=now_us() + bindparam("n", type_=BigInteger()), prev=None,
+)  # fmt: skip
+_NEXT = _first.on_conflict_do_update(
+    index_elements=[sequence.c.stream, sequence.c.key],
+    set_={
+        "prev": sequence.c.last,
+        "last": case((sequence.c.last >= now_us(), sequence.c.last + 1), else_=now_us()) + bindparam("n", type_=BigInteger()),
+    },
+).returning(sequence.c.last, sequence.c.prev)

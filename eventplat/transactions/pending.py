@@ -1,0 +1,249 @@
+"""Pending: messages that are not settled, and run from the database.
+
+One row per (handler, message id), in a state an operator can see:
+
+retry      an attempt failed; it runs again when due
+isolated   the broker has handed it out three times and nobody acked: it may kill its process, so it runs alone
+held       ordered, and the one before it has not come yet
+dead       out of attempts, or not readable: kept with its errors until it is replayed or discarded
+
+Nothing is republished: any instance runs a due row. Its attempt is counted first, in a transaction of its
+own, so that a message that kills its process runs out of attempts too.
+
+Next: transactions.unit_of_work
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Integer,
+    LargeBinary,
+    Table,
+    Text,
+    delete,
+    select,
+    tuple_,
+    update,
+)  # fmt: skip
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from eventplat.messages.codec import Properties, to_envelope, to_properties
+from eventplat.messages.envelope import Envelope
+from eventplat.storage.tables import UUID, bucket, now_us, platform
+from eventplat.transactions.stored import properties_text
+from eventplat.transactions.stored import to_properties as read_properties
+
+PendingState = Literal["retry", "isolated", "held", "dead"]
+
+ERRORS_MAX = 20          # of the newest errors kept with a row
+ERROR_CHARS_MAX = 4_000
+
+pending = Table(
+    "eventplat_pending",
+    platform,
+    Column("handler", Text, primary_key=True),
+    Column("message_id", UUID, primary_key=True),
+    bucket(),
+    Column("state", Text, nullable=False),
+    Column("due_us", BigInteger, nullable=True),
+    Column("attempts", Integer, nullable=False),
+    Column("exchange", Text, nullable=False),
+    Column("routing_key", Text, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("key", Text, nullable=True),
+    Column("source", Text, nullable=True),
+    Column("stream", Text, nullable=True),
+    Column("seq", BigInteger, nullable=True),
+    Column("prev", BigInteger, nullable=True),
+    Column("properties", Text, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("errors", Text, nullable=False),
+    Column("created_us", BigInteger, nullable=False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """One row, read."""
+
+    handler: str
+    message_id: str
+    state: PendingState
+    attempts: int
+    properties: Properties
+    body: bytes
+    errors: tuple[dict[str, Any], ...]
+    due_us: int | None = None
+    type: str = ""
+
+    def envelope(self) -> Envelope:
+        """The message as it was received.
+
+        Raises:
+            Malformed: It was parked because it cannot be read.
+        """
+        return to_envelope(self.properties, self.body)
+
+
+async def record(
+    connection: AsyncConnection,
+    handler: str,
+    envelope: Envelope,
+    *,
+    state: PendingState,
+    attempts: int,
+    wait_us: int | None,
+    error: dict[str, Any] | None,
+    exchange: str = "",
+    routing_key: str = "",
+) -> None:
+    """Insert or update the row of this message: what happened, and when it runs next.
+
+    Args:
+        wait_us: Microseconds until it is due, on the database's clock; None: never by itself.
+        error: As `error_record` makes it; appended to the row's history.
+    """
+    errors = await _errors(connection, handler, envelope.id)
+    values = {
+        "state": state,
+        "attempts": attempts,
+        "due_us": None if wait_us is None else now_us() + wait_us,
+        "errors": json.dumps([*errors, *([error] if error else [])][-ERRORS_MAX:]),
+    }
+    row = postgresql.insert(pending).values(
+        handler=handler, message_id=envelope.id, bucket=envelope.bucket, exchange=exchange, routing_key=routing_key,
+        type=envelope.type, key=envelope.key, source=envelope.app_id, stream=envelope.stream, seq=envelope.seq, prev=envelope.prev,
+        properties=properties_text(to_properties(envelope)), body=envelope.body, created_us=envelope.created_us, **values,
+    )  # fmt: skip
+    await connection.execute(row.on_conflict_do_update(index_elements=[pending.c.handler, pending.c.message_id], set_=values))
+
+
+async def park(
+    connection: AsyncConnection, handler: str, message_id: str, properties: Properties, body: bytes, *,
+    exchange: str, routing_key: str, error: dict[str, Any],
+) -> None:  # fmt: skip
+    """Keep bytes that are not a message as dead, under an id of our own, exactly as they came."""
+    row = postgresql.insert(pending).values(
+        handler=handler, message_id=message_id, bucket=0, state="dead", due_us=None, attempts=0, exchange=exchange,
+        routing_key=routing_key, type=str(properties.type or ""), key=None, source=None, stream=None, seq=None, prev=None,
+        properties=_readable(properties), body=body, errors=json.dumps([error]), created_us=now_us(),
+    )  # fmt: skip
+    await connection.execute(row.on_conflict_do_nothing())
+
+
+async def count_due(connection: AsyncConnection, handlers: Sequence[str], state: PendingState, *, lease_us: int, limit: int) -> list[Pending]:
+    """Take up to `limit` due rows: their attempt counted, and nobody else's for `lease_us` microseconds."""
+    due = (
+        select(pending.c.handler, pending.c.message_id)
+        .where(pending.c.state == state, pending.c.due_us <= now_us(), pending.c.handler.in_(handlers))
+        .order_by(pending.c.due_us)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    keys = [(row.handler, row.message_id) for row in await connection.execute(due)]
+    if not keys:
+        return []
+    counted = (
+        update(pending)
+        .where(tuple_(pending.c.handler, pending.c.message_id).in_(keys))
+        .values(attempts=pending.c.attempts + 1, due_us=now_us() + lease_us)
+        .returning(*pending.c)
+    )
+    return [_read(row) for row in await connection.execute(counted)]
+
+
+async def lock(connection: AsyncConnection, row: Pending) -> bool:
+    """Lock the row for this transaction; False where it is gone, or another runs it."""
+    locked = (
+        select(pending.c.attempts)
+        .where(pending.c.handler == row.handler, pending.c.message_id == row.message_id, pending.c.state == row.state)
+        .with_for_update(skip_locked=True)
+    )
+    return (await connection.execute(locked)).first() is not None
+
+
+async def stands(connection: AsyncConnection, handler: str, message_id: str) -> bool:
+    """Whether there is a row of this message."""
+    found = select(pending.c.state).where(pending.c.handler == handler, pending.c.message_id == message_id)
+    return (await connection.execute(found)).first() is not None
+
+
+async def remove(connection: AsyncConnection, handler: str, message_id: str) -> None:
+    """It is settled."""
+    await connection.execute(delete(pending).where(pending.c.handler == handler, pending.c.message_id == message_id))
+
+
+async def remove_everywhere(connection: AsyncConnection, message_id: str) -> None:
+    """A command was made void: none of its rows may run."""
+    await connection.execute(delete(pending).where(pending.c.message_id == message_id, pending.c.state != "dead"))
+
+
+async def next_due_us(connection: AsyncConnection, handlers: Sequence[str]) -> int | None:
+    """When the next row of these handlers is due."""
+    found = (
+        select(pending.c.due_us)
+        .where(pending.c.state.in_(("retry", "isolated")), pending.c.handler.in_(handlers))
+        .order_by(pending.c.due_us)
+        .limit(1)
+    )
+    due: int | None = (await connection.execute(found)).scalar()
+    return due
+
+
+async def dead_letters(connection: AsyncConnection, *, limit: int = 100) -> list[Pending]:
+    """The newest dead rows, up to `limit`."""
+    found = select(pending).where(pending.c.state == "dead").order_by(pending.c.created_us.desc()).limit(limit)
+    return [_read(row) for row in await connection.execute(found)]
+
+
+async def dead_letter(connection: AsyncConnection, message_id: str) -> Pending | None:
+    """The dead row of a message, of whichever handler."""
+    found = select(pending).where(pending.c.state == "dead", pending.c.message_id == message_id).limit(1)
+    row = (await connection.execute(found)).first()
+    return None if row is None else _read(row)
+
+
+def error_record(error: BaseException, attempt: int, now_us: int) -> dict[str, Any]:
+    """What is kept of an error: its type, text, code, and which attempt it ended."""
+    return {
+        "type": type(error).__name__,
+        "text": str(error)[:ERROR_CHARS_MAX],
+        "code": getattr(error, "code", None),
+        "attempt": attempt,
+        "at_us": now_us,
+    }
+
+
+async def _errors(connection: AsyncConnection, handler: str, message_id: str) -> list[Any]:
+    found = select(pending.c.errors).where(pending.c.handler == handler, pending.c.message_id == message_id)
+    text = (await connection.execute(found)).scalar()
+    return [] if text is None else list(json.loads(text))
+
+
+def _read(row: Any) -> Pending:
+    return Pending(
+        handler=row.handler,
+        message_id=row.message_id,
+        state=row.state,
+        attempts=row.attempts,
+        properties=read_properties(row.properties),
+        body=row.body,
+        errors=tuple(json.loads(row.errors)),
+        due_us=row.due_us,
+        type=row.type,
+    )
+
+
+def _readable(properties: Properties) -> str:
+    try:
+        return properties_text(properties)
+    except (TypeError, ValueError):  # a header that JSON cannot hold
+        return json.dumps({"message_id": properties.message_id, "headers": {k: repr(v) for k, v in properties.headers.items()}})

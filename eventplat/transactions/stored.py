@@ -1,0 +1,29 @@
+"""Stored messages: an outgoing or a received message as a row's columns, and back. Pure.
+
+The outbox and `pending` keep the exact bytes and properties, so that what is sent later, or run later,
+is what was written: byte for byte.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from eventplat.broker.transport import Outgoing
+from eventplat.messages.codec import Properties
+
+
+def properties_text(properties: Properties) -> str:
+    """`properties` as JSON, empty ones left out."""
+    return json.dumps({name: value for name, value in asdict(properties).items() if value}, separators=(",", ":"))
+
+
+def to_properties(text: str) -> Properties:
+    """The properties that `properties_text` wrote."""
+    return Properties(**json.loads(text))
+
+
+def to_outgoing(row: Any) -> Outgoing:
+    """The message of a row with exchange, routing_key, mandatory, properties and body."""
+    return Outgoing(row.exchange, row.routing_key, to_properties(row.properties), row.body, mandatory=row.mandatory)

@@ -1,0 +1,253 @@
+"""Unit of work: claim, effects, outcome and outbox rows commit together, or none of them.
+
+    async with transactions.begin(cause=envelope) as work:
+        if await work.claim(consumer, handler=...):
+            ...                       # the handler's rows, through work.session()
+            work.publish(OrderPlaced(...))
+    # committed: its letters are on their way
+
+After the commit the letters go to dispatch, and answers to waiting processes leave at once. A commit whose
+outcome is unknown dispatches, acks and counts nothing: redelivery and the relay decide.
+
+Next: transactions.dispatch
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+
+from eventplat.storage.session import open_session
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+
+from eventplat.broker.topology import COMMANDS, EVENTS, REPLIES, Names, owner_of, routing_key
+from eventplat.broker.transport import Outgoing, Transport
+from eventplat.clock import Clock
+from eventplat.errors import BrokerUnavailable, CommitUnknown, NoOwner
+from eventplat.failpoints import failpoint
+from eventplat.messages.codec import check_size, to_properties
+from eventplat.messages.envelope import Envelope
+from eventplat.messages.ids import Chance, derived_id, new_id
+from eventplat.messages.message import Command, Event, Message
+from eventplat.storage.database import Database
+from eventplat.transactions import inbox, outbox
+from eventplat.transactions.dispatch import Dispatcher
+from eventplat.transactions.outbox import Letter
+from eventplat.transactions.owner import Owner
+from eventplat.transactions.relay import Relay
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Sender:
+    """In whose name messages leave: the service, its broker names, and where ids and time come from."""
+
+    service: str
+    names: Names
+    clock: Clock
+    chance: Chance
+    owners: dict[type[Message], str] = field(default_factory=dict)   # of messages whose class names none
+    user_id: str | None = None                                       # the broker user, validated by RabbitMQ
+
+    def new_id(self) -> str:
+        """A new UUIDv7."""
+        return new_id(self.clock.time_us(), self.chance)
+
+    def letter(
+        self, message: Message, *, cause: Envelope | None, id_: str | None = None, reply_to: str | None = None, undoes: str | None = None,
+        after_us: int | None = None, deadline_ms: int | None = None,
+    ) -> Letter:  # fmt: skip
+        """`message` in its envelope, addressed.
+
+        Raises:
+            NoOwner: A command whose owner nobody names, or an event of another service.
+            TooLarge: Its body is over the limit.
+        """
+        owner = self._owner(message)
+        body = message.to_bytes()
+        check_size(body)
+        own = id_ or self.new_id()
+        wire = type(message).wire
+        envelope = Envelope(
+            id=own,
+            type=wire.type_under(owner),
+            body=body,
+            correlation_id=own if cause is None else cause.correlation_id,
+            causation=None if cause is None else cause.id,
+            reply_to=reply_to,
+            app_id=self.service,
+            user_id=self.user_id,
+            key=message.key,
+            stream=wire.stream if message.key is not None else None,
+            deadline_ms=deadline_ms,
+            undoes=undoes,
+            grant=None if cause is None else cause.grant,
+            traceparent=None if cause is None else cause.traceparent,
+        )
+        is_event = message.kind == "event"
+        exchange = self.names.exchange(EVENTS if is_event else COMMANDS)
+        return Letter(exchange, routing_key(type(message), owner, message.key), envelope, is_event, after_us)
+
+    def answer(self, request: Envelope, type_: str, body: bytes) -> Letter:
+        """The reply to `request`; its id is derived, so that answering again is free."""
+        envelope = Envelope(
+            id=derived_id(request.created_us, request.id, "reply"),
+            type=type_,
+            body=body,
+            correlation_id=request.correlation_id,
+            causation=request.id,
+            app_id=self.service,
+            user_id=self.user_id,
+            traceparent=request.traceparent,
+        )
+        return Letter(self.names.exchange(REPLIES), request.reply_to or "", envelope)
+
+    def waits(self, reply_to: str) -> bool:
+        """Whether a process waits there, in memory; else it is a service's durable queue."""
+        return reply_to.startswith(self.names.waiting(""))
+
+    def _owner(self, message: Message) -> str:
+        kind = type(message)
+        owner = owner_of(kind, self.owners.get(kind) or (self.service if message.kind == "event" else None))
+        if message.kind == "event" and owner != self.service:
+            raise NoOwner(f"{kind.__name__} belongs to {owner!r}: {self.service!r} cannot publish it")
+        return owner
+
+
+class UnitOfWork:
+    """One transaction, from claim to commit. Made by `Transactions.begin`."""
+
+    def __init__(self, connection: AsyncConnection, sender: Sender, cause: Envelope | None) -> None:
+        self.connection, self.sender, self.cause = connection, sender, cause
+        self._session: AsyncSession | None = None
+        self._letters: list[Letter] = []
+        self._answers: list[Letter] = []
+
+    def session(self) -> AsyncSession:
+        """The handler's session, in this transaction; opened when first asked for."""
+        if self._session is None:
+            self._session = open_session(self.connection)
+        return self._session
+
+    async def claim(self, consumer: str, *, handler: str | None) -> bool:
+        """See `inbox.claim`."""
+        assert self.cause is not None  # noqa: S101 - only a delivered message is claimed
+        claimed = await inbox.claim(self.connection, consumer, self.cause, handler=handler)
+        failpoint("consumer.after_claim")
+        return claimed
+
+    def publish(self, event: Event, *, after_s: float = 0) -> str:
+        """An outbox row for `event`; returns its id."""
+        return self.post(self.sender.letter(event, cause=self.cause, after_us=_microseconds(after_s)))
+
+    def send(self, command: Command[object], *, after_s: float = 0) -> str:
+        """An outbox row for `command`; returns its id."""
+        return self.post(self.sender.letter(command, cause=self.cause, after_us=_microseconds(after_s)))
+
+    def post(self, letter: Letter) -> str:
+        """Let `letter` leave with this transaction; returns its id."""
+        self._letters.append(letter)
+        return letter.envelope.id
+
+    def answer(self, request: Envelope, type_: str, body: bytes) -> None:
+        """Reply to `request`, if it waits for one: to a process after the commit, to a service through the outbox."""
+        if request.reply_to is None:
+            return
+        letter = self.sender.answer(request, type_, body)
+        (self._answers if self.sender.waits(request.reply_to) else self._letters).append(letter)
+
+    async def cancel(self, message_id: str) -> bool:
+        """Take back a message of this service that still waits for its time."""
+        for letter in self._letters:
+            if letter.envelope.id == message_id:
+                self._letters.remove(letter)
+                return True
+        return await outbox.cancel(self.connection, message_id)
+
+    async def flush(self, owner: str) -> tuple[list[Letter], list[Letter]]:
+        """Write what is in the session and the outbox rows; returns letters and answers."""
+        if self._session is not None:
+            await self._session.flush()
+            failpoint("consumer.mid_handler")
+        letters = await outbox.append(self.connection, self._letters, owner)
+        if self._session is not None:
+            await self._session.close()
+        return letters, self._answers
+
+
+@dataclass
+class _Leaving:
+    letters: list[Letter] = field(default_factory=list)
+    answers: list[Letter] = field(default_factory=list)
+
+
+class Transactions:
+    """Begins units of work in one service's database, and lets their letters leave."""
+
+    def __init__(
+        self, database: Database, sender: Sender, owner: Owner, dispatcher: Dispatcher, relay: Relay, transport: Transport
+    ) -> None:
+        self.database, self.sender = database, sender
+        self._owner, self._dispatcher, self._relay, self._transport = owner, dispatcher, relay, transport
+        self._answering: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def begin(self, cause: Envelope | None = None) -> AsyncIterator[UnitOfWork]:
+        """A unit of work that commits at the end of the block.
+
+        Raises:
+            CommitUnknown: The connection was lost during COMMIT; the rows are looked for again.
+            DatabaseUnavailable: Nothing was written.
+        """
+        owner, left = self._owner.id, _Leaving()
+        try:
+            # what follows a commit is its callback: a handler cancelled in that moment has committed all the same
+            async with self.database.transaction(on_commit=lambda: self._leave(left, owner)) as connection:
+                work = UnitOfWork(connection, self.sender, cause)
+                yield work
+                left.letters, left.answers = await work.flush(owner)
+                failpoint("consumer.before_commit")
+        except CommitUnknown:
+            self._dispatcher.sweep()
+            raise
+
+    def joined(self, connection: AsyncConnection) -> UnitOfWork:
+        """A unit of work inside somebody else's transaction: `flusher` writes its rows before their commit."""
+        return UnitOfWork(connection, self.sender, None)
+
+    def flusher(self, work: UnitOfWork) -> Callable[[], Awaitable[object]]:
+        """What to await before the other's commit."""
+        return partial(work.flush, self._owner.id)
+
+    def _leave(self, left: _Leaving, owner: str) -> None:
+        failpoint("consumer.after_commit")
+        self._dispatcher.dispatch([(letter.envelope.id, letter.outgoing()) for letter in left.letters if letter.after_us is None], owner)
+        if any(letter.after_us is not None for letter in left.letters):
+            self._relay.wake()
+        for letter in left.answers:
+            self.answer_now(letter)
+
+    def answer_now(self, letter: Letter) -> None:
+        """Send an answer to a waiting process: at most once, asking again answers again."""
+        task = asyncio.create_task(self._answer(letter))
+        self._answering.add(task)
+        task.add_done_callback(self._answering.discard)
+
+    async def _answer(self, letter: Letter) -> None:
+        failpoint("reply.before_publish")
+        properties, body = to_properties(letter.envelope), letter.envelope.body
+        answer = Outgoing(letter.exchange, letter.routing_key, properties, body, mandatory=False, persistent=False)
+        try:
+            await self._transport.publish([answer])
+        except BrokerUnavailable as error:
+            logger.info("the answer to %s did not leave: %s", letter.envelope.causation, error)
+        failpoint("reply.after_publish")
+
+
+def _microseconds(after_s: float) -> int | None:
+    return int(after_s * 1_000_000) if after_s > 0 else None
