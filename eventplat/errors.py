@@ -162,6 +162,20 @@ class SchemaOutdated(StorageError):
     next_move = "Run `eventplat db upgrade`"
 
 
+class TransactionAborted(StorageError):
+    """A statement failed and its error was swallowed: PostgreSQL commits nothing after that, so neither do we."""
+
+    code = "EP304"
+    next_move = "Let the error out, or confine the statement: async with ctx.db.begin_nested()"
+
+
+class NotYourTransaction(StorageError):
+    """A handler's session belongs to the platform's transaction: it is begun and ended outside the handler."""
+
+    code = "EP305"
+    next_move = "Return to commit, raise to roll back, and use ctx.db.begin_nested() for a part that may fail"
+
+
 # --- EP5 transactions -----------------------------------------------------------------------------
 
 

@@ -1,0 +1,50 @@
+"""Tables: the one MetaData of the platform's own tables, and the columns they share.
+
+A table is declared in the file that owns its rows (`transactions.inbox`, `sagas.store`); all of them
+register here, under names that begin with `eventplat_`, because one PostgreSQL schema or SQLite file
+holds a service's tables beside the platform's. The migrations in `storage/migrations` create them.
+
+Times are BIGINT microseconds since 1970 on the database's clock; ids are UUIDs, text in Python.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import BigInteger, Column, MetaData, SmallInteger, Uuid
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+
+platform = MetaData()
+
+UUID = Uuid(as_uuid=False)
+"""A message, command or event id: text in Python, 16 bytes in PostgreSQL, 32 characters in SQLite."""
+
+VERSION = "0001"
+"""The newest of the platform's migrations; a test holds it equal to the newest file."""
+
+VERSION_TABLE = "eventplat_version"
+
+
+def bucket() -> Column[int]:
+    """The column `bucket`, 0..1023: where the row lives, and moves with its bucket."""
+    return Column("bucket", SmallInteger, nullable=False)
+
+
+class now_us(FunctionElement[int]):  # noqa: N801 - reads as the SQL function it is
+    """The database's clock in microseconds since 1970: moves on within a transaction."""
+
+    type = BigInteger()
+    name = "now_us"
+    inherit_cache = True
+
+
+@compiles(now_us, "postgresql")
+def _now_us_postgresql(_element: now_us, _compiler: SQLCompiler, **_: Any) -> str:
+    return "(extract(epoch from clock_timestamp()) * 1000000)::bigint"
+
+
+@compiles(now_us, "sqlite")
+def _now_us_sqlite(_element: now_us, _compiler: SQLCompiler, **_: Any) -> str:
+    return "eventplat_now_us()"  # registered on every connection by storage.sqlite, reads the injected clock
