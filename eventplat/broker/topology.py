@@ -120,8 +120,9 @@ class Names:
     def exchanges(self) -> tuple[Exchange, ...]:
         """The seven exchanges."""
         kinds: dict[str, Literal["topic", "direct", "fanout"]] = {
-            EVENTS: "topic", COMMANDS: "topic", QUERIES: "topic", REPLIES: "direct", REGISTRY: "fanout", REPLAY: "direct", DEAD: "direct",
-        }
+            EVENTS: "topic", COMMANDS: "topic", QUERIES: "topic",
+            REPLIES: "direct", REPLAY: "direct", DEAD: "direct", REGISTRY: "fanout",
+        }  # fmt: skip
         return tuple(Exchange(self.exchange(name), kind) for name, kind in kinds.items())
 
 
@@ -134,12 +135,21 @@ def routing_key(message: type[Message], owner: str, key: str | None) -> str:
     return f"{owner}.{wire.stream}.{wire.name}.v{wire.version}.{lane}"
 
 
+def routing_key_of(type_: str, stream: str, key: str | None, *, is_query: bool = False) -> str:
+    """As `routing_key`, from a wire type alone."""
+    owner, name, version = type_.rsplit(".", 2)
+    if is_query:
+        return f"{owner}.{name}.{version}.one"
+    return f"{owner}.{stream}.{name}.{version}.{'-' if key is None else lane_of(bucket_of(key))}"
+
+
 def binding_key(message: type[Message], owner: str | None) -> str:
     """The pattern that catches every lane of a message; of any owner where none is named."""
     wire = message.wire
     if message.kind == "query":
         return f"{owner or '*'}.{wire.name}.v{wire.version}.one"
-    return f"{owner or '*'}.{wire.stream}.{wire.name}.v{wire.version}.*"
+    stream = "*" if message.kind == "command" else wire.stream  # an undo comes in the stream of what it undoes
+    return f"{owner or '*'}.{stream}.{wire.name}.v{wire.version}.*"
 
 
 def owner_of(message: type[Message], default: str | None) -> str:

@@ -142,7 +142,7 @@ def _header(headers: dict[str, Any], name: str, kind: type) -> Any:
         return None
     if isinstance(value, bool) or not isinstance(value, kind):
         raise Malformed(f"the header {name} is a {type(value).__name__}, not a {kind.__name__}")
-    if kind is str and len(value) > HEADER_BYTES_MAX:
+    if isinstance(value, str) and len(value) > HEADER_BYTES_MAX:
         raise TooLarge(f"the header {name} has {len(value):,} characters, the limit is {HEADER_BYTES_MAX:,}")
     return value
 

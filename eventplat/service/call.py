@@ -21,7 +21,8 @@ from eventplat.security.principal import ANONYMOUS, Principal
 from eventplat.storage.session import run_in_thread
 
 from eventplat.clock import Clock
-from eventplat.errors import Rejected
+from eventplat.errors import BadHandler, Rejected
+from eventplat.messages.codec import parse
 from eventplat.messages.envelope import FAILED, RUNNING, Envelope
 from eventplat.messages.message import Message
 from eventplat.service.context import Context, SyncContext
@@ -54,7 +55,11 @@ class Caller:
         sagas = [endpoint for endpoint in endpoints if endpoint.handler.is_saga]
         self.orchestrator = Orchestrator(service.name, transactions, self._call_local, clock) if sagas else None
         for endpoint in sagas:
-            self.orchestrator.add(endpoint.identity, endpoint.handler)  # type: ignore[union-attr]
+            handler = endpoint.handler
+            self.orchestrator.add(  # type: ignore[union-attr]
+                endpoint.identity, handler.message, handler.function,
+                id_field=handler.saga_id, version=handler.saga_version, timeout_s=handler.saga_timeout_s,
+            )  # fmt: skip
 
     async def start(self) -> None:
         if self.orchestrator is not None:
@@ -77,7 +82,8 @@ class Caller:
         principal = self._authorise(endpoint, envelope)
         if endpoint.handler.is_saga:
             assert self.orchestrator is not None  # noqa: S101 - made where a handler is a saga
-            return await self.orchestrator.begin(work, endpoint.identity, message, envelope)
+            await self.orchestrator.begin(work, endpoint.identity, message, envelope)
+            return None
         reply = await self._run(endpoint, message, envelope, work, principal, attempt)
         return None if endpoint.handler.message.kind == "event" else endpoint.replies.dump_json(reply)
 
@@ -103,11 +109,12 @@ class Caller:
         newest = dead.errors[-1]
         return FAILED, json.dumps({"error": newest["text"], "code": newest["code"] or newest["type"]}).encode()
 
-    async def _call_local(self, message: Message, envelope: Envelope, work: UnitOfWork) -> bytes | None:
-        endpoint = self._by_type.get(envelope.type)
-        if endpoint is None:
-            raise Rejected("unknown_command", detail=f"{self.service.name} has no handler of {envelope.type}")
-        return await self.call(endpoint, message, envelope, work, attempt=1)
+    async def _call_local(self, type_: str, body: bytes, message: Message | None, envelope: Envelope, work: UnitOfWork) -> bytes | None:
+        endpoint = self._by_type.get(type_)
+        if endpoint is None or endpoint.handler.is_saga:
+            raise BadHandler(f"{self.service.name} has no handler of {type_} that can run inside its saga")
+        asked = message if message is not None else parse(endpoint.adapter, body)
+        return await self.call(endpoint, asked, envelope, work, attempt=1)
 
     async def _run(
         self, endpoint: Endpoint, message: Message, envelope: Envelope, work: UnitOfWork, principal: Principal, attempt: int

@@ -9,9 +9,12 @@ Next: service.pipeline
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic
 
 import structlog
+from typing_extensions import TypeVar
+from eventplat.sagas import store
+from eventplat.sagas.steps import SagaView, view_of
 from eventplat.security.principal import Principal
 
 from eventplat.messages.envelope import Envelope
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
 
     from eventplat.messages.message import Command, Event
 
-S = TypeVar("S")
+S = TypeVar("S", default=None)
 
 
 class _Shared(Generic[S]):
@@ -73,6 +76,11 @@ class Context(_Shared[S]):
     def db(self) -> AsyncSession:
         """The session of this transaction. It commits by itself when the handler returns."""
         return self._work.session()
+
+    async def saga(self, saga_id: str) -> SagaView | None:
+        """A saga of this service, its state and history; None where there is no such saga."""
+        row = await store.find(self._work.connection, saga_id)
+        return None if row is None else view_of(row, await store.steps(self._work.connection, saga_id))
 
     async def cancel(self, message_id: str) -> bool:
         """Take back a message sent with `after=` that still waits; False where it has left."""

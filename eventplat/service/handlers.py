@@ -16,7 +16,9 @@ import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, cast, overload
+
+from typing_extensions import TypeVar
 
 from eventplat.discovery.route import Route
 from eventplat.errors import BadHandler
@@ -29,21 +31,19 @@ if TYPE_CHECKING:
 
     from eventplat.service.context import Context, SyncContext
 
-S = TypeVar("S")
+S = TypeVar("S", default=None)
 R = TypeVar("R")
 M = TypeVar("M", bound=Message)
 M_co = TypeVar("M_co", bound=Message, covariant=True)
-R_co = TypeVar("R_co", covariant=True)
-M_contra = TypeVar("M_contra", contravariant=True)
 E = TypeVar("E", bound=Event)
 F = TypeVar("F", bound=Callable[..., object])
 
 
-class Request(Protocol[M_co, R_co]):
+class Request(Protocol[M_co, R]):
     """The class of a command or query: makes an `M`, is answered by an `R`."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> M_co: ...
-    def reply_adapter(self) -> TypeAdapter[R_co]: ...
+    def reply_adapter(self) -> TypeAdapter[R]: ...
 
 
 class Handles(Protocol[M, R, S]):
@@ -148,8 +148,9 @@ class Handlers(Generic[S]):
         Raises:
             BadHandler: The function's signature or the route does not fit the message.
         """
-        return self._declare(message, None, http, requires, owner=owner, ordered=ordered, concurrency=concurrency,
+        declare = self._declare(message, None, http, requires, owner=owner, ordered=ordered, concurrency=concurrency,
                              batch=batch, retry=retry, timeout_s=seconds(timeout))  # fmt: skip
+        return cast("Handles[M, R, S]", declare)
 
     def on(
         self,
@@ -170,8 +171,9 @@ class Handlers(Generic[S]):
             name: Identity of the subscription, kept over renames of the function; default: `on-<event>`.
             start: From now on, or with the past as well.
         """
-        return self._declare(event, name, None, requires, start=start, ordered=ordered, concurrency=concurrency,
+        declare = self._declare(event, name, None, requires, start=start, ordered=ordered, concurrency=concurrency,
                              batch=batch, retry=retry, timeout_s=seconds(timeout))  # fmt: skip
+        return cast("Handles[E, None, S]", declare)
 
     def saga(
         self,
@@ -191,8 +193,9 @@ class Handlers(Generic[S]):
             version: What new sagas get as `saga.version`.
             timeout: After this a saga stands in the operator state; default: 7 days.
         """
-        return self._declare(message, None, http, requires, owner=owner, is_saga=True, saga_id=id, saga_version=version,
+        declare = self._declare(message, None, http, requires, owner=owner, is_saga=True, saga_id=id, saga_version=version,
                              saga_timeout_s=None if timeout is None else seconds(timeout))  # fmt: skip
+        return cast("Sagas[M, R]", declare)
 
     def every(self, *, days: float = 0, hours: float = 0, minutes: float = 0, seconds: float = 0) -> Ticks[S]:
         """Run once per period in the whole cluster, under a lease."""
@@ -205,7 +208,7 @@ class Handlers(Generic[S]):
             self.ticks.append(Tick(function=function, every_s=every_s))  # type: ignore[arg-type]
             return function
 
-        return declare  # type: ignore[return-value]
+        return declare
 
     def _declare(self, message: Any, name: str | None, http: str | Route | None, requires: str | Sequence[str], **options: Any) -> Any:
         route = Route(http) if isinstance(http, str) else http

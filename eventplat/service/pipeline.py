@@ -28,7 +28,7 @@ from eventplat.messages.codec import parse, to_envelope
 from eventplat.messages.envelope import DONE, FAILED, REJECTED, VOID, Envelope
 from eventplat.service.call import Caller
 from eventplat.service.endpoint import Endpoint
-from eventplat.storage.database import is_transient
+from eventplat.storage.failures import is_transient
 from eventplat.transactions import inbox, pending, watermark
 from eventplat.transactions.pending import Pending
 from eventplat.transactions.unit_of_work import Transactions, UnitOfWork

@@ -9,9 +9,10 @@ import copy
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 from sqlalchemy import MetaData
+from typing_extensions import TypeVar
 
 from eventplat.broker.topology import owner_of
 from eventplat.errors import BadHandler, ServiceError
@@ -20,7 +21,7 @@ from eventplat.retry import Retry
 from eventplat.service.context import Context
 from eventplat.service.handlers import Handler, Handlers
 
-S = TypeVar("S")
+S = TypeVar("S", default=None)
 
 Next: TypeAlias = Callable[[Message, Context[Any]], Awaitable[object]]
 Middleware: TypeAlias = Callable[[Message, Context[Any], Next], Awaitable[object]]

@@ -161,6 +161,15 @@ class UnitOfWork:
         letter = self.sender.answer(request, type_, body)
         (self._answers if self.sender.waits(request.reply_to) else self._letters).append(letter)
 
+    def mark(self) -> tuple[int, int]:
+        """Where the letters stand now, before something that may be taken back."""
+        return len(self._letters), len(self._answers)
+
+    def back_to(self, mark: tuple[int, int]) -> None:
+        """Forget the letters since `mark`: what asked for them was rolled back to a savepoint."""
+        del self._letters[mark[0] :]
+        del self._answers[mark[1] :]
+
     async def cancel(self, message_id: str) -> bool:
         """Take back a message of this service that still waits for its time."""
         for letter in self._letters:

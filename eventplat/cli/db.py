@@ -1,0 +1,44 @@
+"""`eventplat db upgrade`: schemas, roles and tables, before a release's processes start."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from eventplat.clock import SystemClock
+from eventplat.service.load import discover, load_service
+from eventplat.service.service import Service
+from eventplat.settings import Settings, load
+from eventplat.storage.database import Database
+from eventplat.storage.migrate import upgrade, upgrade_service
+
+
+@click.group("db")
+def command() -> None:
+    """Create and upgrade the databases."""
+
+
+@command.command("upgrade")
+@click.argument("modules", nargs=-1, metavar="[MODULE...]")
+@click.option("--migrations", type=click.Path(path_type=Path, file_okay=False), default=Path("migrations"), show_default=True)
+def apply(modules: tuple[str, ...], migrations: Path) -> None:
+    """Bring the databases of MODULE... (default: every service in services/) to this release; idempotent."""
+    services = [load_service(module) for module in modules] if modules else discover()
+    asyncio.run(_upgrade(services, load(), migrations))
+
+
+async def _upgrade(services: Sequence[Service[Any]], settings: Settings, migrations: Path) -> None:
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    for service in services:
+        database = Database(settings.database(service.name), service=service.name, clock=SystemClock(), pool_size=2)
+        try:
+            await upgrade(database)
+            if service.tables is not None:
+                await upgrade_service(database, migrations, service.name)
+            click.echo(f"{service.name}: up to date  {database.url}")
+        finally:
+            await database.close()

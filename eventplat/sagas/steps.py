@@ -1,0 +1,135 @@
+"""Steps as rows: what a step asked, where it was sent, how it ended; and the view that a reader is shown."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from eventplat.hashing import bucket_of
+from eventplat.sagas.history import Answered, Ask, Asked, Record, step_id
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class StepRow:
+    """A row of `eventplat_saga_step`."""
+
+    saga_id: str
+    position: int
+    asked: Asked
+    command_id: str | None
+    kind: str                      # of the message: command, query, event; of others their own
+    key: str | None
+    stream: str
+    asked_us: int = 0
+    answered: Answered | None = None
+    settled_position: int | None = None
+
+    @property
+    def is_query(self) -> bool:
+        return self.kind == "query"
+
+    @property
+    def is_command(self) -> bool:
+        return self.kind == "command"
+
+    def values(self) -> dict[str, Any]:
+        """The columns of a new row."""
+        place = {"kind": self.kind, "key": self.key, "stream": self.stream}
+        return {
+            "saga_id": self.saga_id,
+            "position": self.position,
+            "path": self.asked.path,
+            "kind": self.asked.kind,
+            "bucket": bucket_of(self.saga_id),
+            "command_id": self.command_id,
+            "record": json.dumps({"asked": self.asked.to_json(), **place}),
+            "state": "asked",
+            "asked_us": self.asked_us,
+        }
+
+    @classmethod
+    def read(cls, row: Any) -> StepRow:
+        """What `values` wrote, with its answer if there is one."""
+        record = json.loads(row.record)
+        answered = None
+        if row.state == "settled":
+            answered = Answered(row.path, row.outcome_type, row.outcome or b"", row.settled_us)
+        return cls(
+            row.saga_id, row.position, Asked.from_json(record["asked"]), row.command_id, record["kind"], record["key"],
+            record["stream"], row.asked_us, answered, row.settled_position,
+        )  # fmt: skip
+
+
+def row_of(saga: Any, ask: Ask, known: Mapping[str, StepRow], *, position: int, asked_us: int) -> StepRow:
+    """The row of a new step; an undo goes where the step it undoes went."""
+    asked = ask.record
+    command_id = step_id(saga.id, saga.started_us, asked.path) if asked.kind in ("call", "undo", "publish", "send") else None
+    if ask.undoes is not None:
+        undone = known[ask.undoes]
+        return StepRow(saga.id, position, asked, command_id, "command", undone.key, undone.stream, asked_us)
+    if ask.message is not None:
+        message = ask.message
+        return StepRow(saga.id, position, asked, command_id, message.kind, message.key, message.wire.stream, asked_us)
+    return StepRow(saga.id, position, asked, command_id, asked.kind, None, "-", asked_us)
+
+
+def answered_in(history: Sequence[Record], path: str | None) -> bool:
+    """Whether the step at `path` has its answer."""
+    return any(isinstance(record, Answered) and record.path == path for record in history)
+
+
+class StepView(BaseModel):
+    """One step, for reading."""
+
+    model_config = ConfigDict(frozen=True)
+
+    path: str
+    kind: str
+    type: str
+    state: str
+    outcome: str | None
+    asked_at: datetime
+    settled_at: datetime | None
+
+
+class SagaView(BaseModel):
+    """A saga's state and history, for reading."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    name: str
+    version: int
+    status: str
+    started_at: datetime
+    ended_at: datetime | None
+    problem: str | None
+    steps: tuple[StepView, ...]
+
+
+def view_of(row: Any, steps: Sequence[Any]) -> SagaView:
+    """The view of a saga's rows."""
+    return SagaView(
+        id=row.id, name=row.name, version=row.version, status=row.state, started_at=_time(row.started_us),
+        ended_at=None if row.ended_us is None else _time(row.ended_us), problem=row.problem,
+        steps=tuple(
+            StepView(
+                path=step.path, kind=step.kind, type=Asked.from_json(json.loads(step.record)["asked"]).type, state=step.state,
+                outcome=step.outcome_type, asked_at=_time(step.asked_us),
+                settled_at=None if step.settled_us is None else _time(step.settled_us),
+            )
+            for step in steps
+        ),
+    )  # fmt: skip
+
+
+def _time(us: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=us)
+
