@@ -1,0 +1,1 @@
+"""Reference services: a shop in four services and one consumer, written against the public door alone."""

@@ -1,0 +1,26 @@
+"""Names: what things are called on the wire, each bounded, so that the gateway refuses the rest by schema. Pure.
+
+The shared kernel holds only what several services must spell the same way: a stock code is the same
+text in an order, in a reservation and in a URL.
+
+Source: Evans, Domain-Driven Design (2003), chapter 14: shared kernel.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeAlias
+
+from pydantic import Field
+
+LINES_MAX = 1_000
+QUANTITY_MAX = 1_000_000
+
+OrderId: TypeAlias = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+RefundId: TypeAlias = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+AccountId: TypeAlias = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+
+Sku: TypeAlias = Annotated[str, Field(min_length=1, max_length=40, pattern=r"^[A-Za-z0-9]([A-Za-z0-9 ._-]*[A-Za-z0-9])?$")]
+"""A stock code. Case matters: 85123A and 85123a are two items. "BANK CHARGES" is one as well."""
+
+Quantity: TypeAlias = Annotated[int, Field(ge=1, le=QUANTITY_MAX)]
+Country: TypeAlias = Annotated[str, Field(min_length=1, max_length=60)]

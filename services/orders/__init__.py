@@ -1,0 +1,1 @@
+"""Orders: the order book, and the sagas that fill it: checkout and refund."""

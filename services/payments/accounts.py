@@ -1,0 +1,49 @@
+"""Accounts: every change of a balance goes through `book`, which writes the account and its entry together."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import Row, func, insert, select, update
+
+from eventplat import Context, Rejected
+from services.kernel.money import text
+from services.payments.tables import account, entry
+
+
+async def locked(ctx: Context[None], account_id: str) -> Row[Any]:
+    """The account's row, locked until the transaction ends.
+
+    Raises:
+        Rejected: "unknown_account".
+    """
+    found = (await ctx.db.execute(select(account).where(account.c.account_id == account_id).with_for_update())).one_or_none()
+    if found is None:
+        raise Rejected("unknown_account", status=422, account_id=account_id)
+    return found
+
+
+async def book(
+    ctx: Context[None], of: Row[Any], change: Decimal, *, kind: str, order_id: str | None = None, refund_id: str | None = None
+) -> int:
+    """Add `change` pounds (signed) to a locked account; returns the number of the entry.
+
+    Raises:
+        Rejected: "insufficient_funds". Nothing stops money from coming in: an undo must always succeed.
+    """
+    after = of.balance + change
+    if after < 0:
+        raise Rejected("insufficient_funds", account_id=of.account_id, balance=text(of.balance), wanted=text(-change))
+    await ctx.db.execute(update(account).where(account.c.account_id == of.account_id).values(balance=after))
+    written = insert(entry).values(
+        account_id=of.account_id, amount=change, kind=kind, order_id=order_id, refund_id=refund_id, at=ctx.now
+    )
+    return int((await ctx.db.execute(written.returning(entry.c.entry_id))).scalar_one())
+
+
+async def taken_for(ctx: Context[None], account_id: str, order_id: str) -> Decimal:
+    """What the account paid for the order and did not get back, in pounds."""
+    query = select(func.sum(entry.c.amount)).where(entry.c.order_id == order_id, entry.c.account_id == account_id)
+    booked: Decimal | None = (await ctx.db.execute(query)).scalar_one()
+    return Decimal(0) if booked is None else -booked

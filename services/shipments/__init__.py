@@ -1,0 +1,1 @@
+"""Shipments: what is on its way to whom."""

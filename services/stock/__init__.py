@@ -1,0 +1,1 @@
+"""Stock: what lies on the shelves, and for whom it is put aside."""
