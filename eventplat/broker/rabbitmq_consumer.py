@@ -1,0 +1,236 @@
+"""Consuming: a subscription that outlives its channels.
+
+A subscription has one channel at a time. Whatever ends it, a cancel by the broker, a closed channel or a lost
+connection, there is one way back: a channel, the exclusive queue declared anew under its name, prefetch, consume.
+A delivery belongs to the channel it came on; settled after that has gone it does nothing, since its tag means
+another message on the next channel, and the broker delivers it again anyway.
+
+Gone      a durable queue that is not there is asked for again with backoff; meanwhile `is_active` is False.
+Locked    the broker may hold a dead connection for a while, and its exclusive queues with it (405): asked for again.
+Acks      leave once per loop turn, the contiguous prefix in one frame (`broker.rabbitmq_acks`).
+
+Source: RabbitMQ, "Consumers", consumer cancel notifications; "Consumer Acknowledgements".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from eventplat.broker.rabbitmq_acks import Acks
+from eventplat.broker.rabbitmq_connection import Backoff, Channel, ChannelEnded, Link, resolve
+from eventplat.broker.rabbitmq_properties import delivery_count, from_pika
+from eventplat.broker.topology import Queue
+from eventplat.broker.transport import Receive
+from eventplat.errors import BrokerUnavailable, TopologyMissing
+from eventplat.messages.codec import Properties
+
+logger = logging.getLogger(__name__)
+
+NOT_FOUND = 404
+
+
+class RabbitDelivery:
+    """One message, bound to the channel it came on."""
+
+    __slots__ = (
+        "_is_settled", "_source", "_tag", "body", "delivery_count", "exchange", "properties", "queue", "redelivered", "routing_key",
+    )
+
+    def __init__(self, source: Attachment, queue: str, method: Any, properties: Properties, body: bytes, count: int) -> None:
+        self._source, self._tag, self._is_settled = source, int(method.delivery_tag), False
+        self.queue, self.properties, self.body, self.delivery_count = queue, properties, body, count
+        self.exchange: str = method.exchange
+        self.routing_key: str = method.routing_key
+        self.redelivered: bool = method.redelivered
+
+    def ack(self) -> None:
+        if self._settles():
+            self._source.ack(self._tag)
+
+    def requeue(self) -> None:
+        if self._settles():
+            self._source.reject(self._tag, requeue=True)
+
+    def dead_letter(self) -> None:
+        if self._settles():
+            self._source.reject(self._tag, requeue=False)
+
+    def _settles(self) -> bool:
+        first, self._is_settled = not self._is_settled, True
+        return first
+
+
+class Attachment:
+    """A subscription's stay on one channel."""
+
+    def __init__(self, channel: Channel, queue: Queue, receive: Receive) -> None:
+        self._channel, self._queue, self._receive = channel, queue, receive
+        self._acks = Acks()
+        self._needs_acks = queue.type != "exclusive"
+        self._is_flushing = self._is_stopping = False
+        self._tag = ""
+        self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        channel.ended.add_done_callback(lambda ended: resolve(self.ended, str(ended.result())))
+
+    async def begin(self, prefetch: int) -> None:
+        """Declare what is exclusive, then consume.
+
+        Raises:
+            ChannelEnded: The broker refused, with its code.
+        """
+        raw, ask = self._channel.raw, self._channel.ask
+        try:
+            if not self._needs_acks:
+                await ask(raw.queue_declare, queue=self._queue.name, exclusive=True, auto_delete=True)
+                for binding in self._queue.bindings:
+                    await ask(raw.queue_bind, queue=self._queue.name, exchange=binding.exchange, routing_key=binding.routing_key)
+            await ask(raw.basic_qos, prefetch_count=prefetch)
+            raw.add_on_cancel_callback(self._on_cancel)
+            self._tag = f"{self._queue.name}#{raw.channel_number}"
+            await ask(
+                raw.basic_consume, queue=self._queue.name, on_message_callback=self._on_message,
+                auto_ack=not self._needs_acks, consumer_tag=self._tag,
+            )
+        except BaseException:
+            self._channel.close()
+            raise
+
+    async def stop(self) -> None:
+        """No new deliveries; the channel stays until those it brought are settled."""
+        self._is_stopping = True
+        try:
+            await self._channel.ask(self._channel.raw.basic_cancel, consumer_tag=self._tag)
+        except ChannelEnded as ended:
+            logger.info("its channel ended before the consumer did", extra={"queue": self._queue.name, "reason": str(ended)})
+        self._close_if_idle()
+
+    def ack(self, tag: int) -> None:
+        if self._needs_acks and self._channel.is_open:
+            self._acks.acked(tag)
+            self._flush_soon()
+
+    def reject(self, tag: int, *, requeue: bool) -> None:
+        if self._needs_acks and self._channel.is_open:
+            self._acks.rejected(tag)
+            self._channel.raw.basic_reject(tag, requeue)
+            self._flush_soon()
+
+    def flush(self) -> None:
+        """Send the acks of this loop turn."""
+        self._is_flushing = False
+        if not self._channel.is_open:
+            return
+        prefix, single = self._acks.take()
+        if prefix:
+            self._channel.raw.basic_ack(prefix, multiple=True)
+        for tag in single:
+            self._channel.raw.basic_ack(tag)
+        self._close_if_idle()
+
+    def _flush_soon(self) -> None:
+        if not self._is_flushing:
+            self._is_flushing = True
+            asyncio.get_running_loop().call_soon(self.flush)
+
+    def _close_if_idle(self) -> None:
+        if self._is_stopping and not self._acks.open and not self._is_flushing:
+            self._channel.close()
+
+    def _on_cancel(self, _: Any) -> None:
+        resolve(self.ended, "the broker cancelled the consumer")
+        self._channel.close()
+
+    def _on_message(self, _: Any, method: Any, properties: Any, body: bytes) -> None:
+        if self._needs_acks:
+            self._acks.delivered(method.delivery_tag)
+        count = delivery_count(properties, redelivered=method.redelivered)
+        delivery = RabbitDelivery(self, self._queue.name, method, from_pika(properties), body, count)
+        try:
+            self._receive(delivery)
+        except Exception:  # a bug of the caller must not take the connection with it
+            logger.exception("a delivery of %s was not received; it comes again", self._queue.name)
+            delivery.requeue()
+
+
+class RabbitSubscription:
+    """A consumer of one queue, over reconnects, until cancelled."""
+
+    def __init__(self, link: Link, queue: Queue, receive: Receive, *, prefetch: int, backoff: Backoff) -> None:
+        self._link, self._queue, self._receive, self._prefetch, self._backoff = link, queue, receive, prefetch, backoff
+        self._attachment: Attachment | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._first: asyncio.Future[BaseException | None] | None = None
+
+    @property
+    def is_active(self) -> bool:
+        return self._attachment is not None and not self._attachment.ended.done()
+
+    async def start(self, within_s: float) -> None:
+        """Consume for the first time.
+
+        Raises:
+            TopologyMissing: The queue, or an exchange it is bound to, is not there.
+            BrokerUnavailable: Not consuming within `within_s` seconds.
+        """
+        self._first = asyncio.get_running_loop().create_future()
+        self._task = asyncio.create_task(self._run(self._first), name=f"consume {self._queue.name}")
+        try:
+            async with asyncio.timeout(within_s):
+                error = await asyncio.shield(self._first)
+        except TimeoutError:
+            error = BrokerUnavailable(f"{self._queue.name} could not be consumed within {within_s:g} s")
+        except asyncio.CancelledError:
+            await self.detach()
+            raise
+        if error is not None:
+            await self.detach()
+            raise error
+
+    async def cancel(self) -> None:
+        attachment = self._attachment
+        await self._end()
+        if attachment is not None:
+            await attachment.stop()
+
+    async def detach(self) -> None:
+        """Stop where it stands: acks leave, nothing is waited for. The transport closes the connection next."""
+        if self._attachment is not None:
+            self._attachment.flush()
+        await self._end()
+
+    async def _end(self) -> None:
+        self._attachment = None
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+
+    async def _run(self, first: asyncio.Future[BaseException | None]) -> None:
+        while True:
+            try:
+                attachment = await self._attach()
+            except ChannelEnded as ended:
+                if ended.code == NOT_FOUND and not first.done():
+                    first.set_result(TopologyMissing(ended.text))
+                    return
+                self._log("a queue cannot be consumed", str(ended))
+                await self._backoff.wait()
+                continue
+            except BrokerUnavailable as error:
+                resolve(first, error)
+                return
+            self._attachment = attachment
+            self._backoff.stands()
+            resolve(first, None)
+            reason = await asyncio.shield(attachment.ended)
+            self._log("a consumer was lost", reason)
+            await self._backoff.wait()
+
+    async def _attach(self) -> Attachment:
+        attachment = Attachment(await self._link.channel(), self._queue, self._receive)
+        await attachment.begin(self._prefetch)
+        return attachment
+
+    def _log(self, event: str, reason: str) -> None:
+        logger.warning(event, extra={"queue": self._queue.name, "reason": reason})

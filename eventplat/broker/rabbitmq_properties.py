@@ -1,0 +1,56 @@
+"""Properties: eventplat's message properties as pika's, and back. Pure.
+
+Names and meaning are AMQP's own, so this is a copy, with two rules. What must survive a broker restart has
+delivery mode 2. Headers that the broker adds (`x-death`, `x-delivery-count`, ...) never leave this file:
+kept and republished, an `x-death` makes RabbitMQ take the message for a cycle and drop it.
+
+Source: AMQP 0-9-1, 1.8.3 basic class; RabbitMQ, "Dead Letter Exchanges", cycles.
+"""
+
+from __future__ import annotations
+
+from pika import BasicProperties
+
+from eventplat.messages.codec import Properties
+
+COUNT_HEADER = "x-delivery-count"
+
+
+def to_pika(properties: Properties, *, persistent: bool) -> BasicProperties:
+    """As pika sends them."""
+    return BasicProperties(
+        message_id=properties.message_id,
+        type=properties.type,
+        correlation_id=properties.correlation_id,
+        reply_to=properties.reply_to,
+        app_id=properties.app_id,
+        user_id=properties.user_id,
+        timestamp=properties.timestamp,
+        content_type=properties.content_type,
+        expiration=properties.expiration,
+        headers=properties.headers or None,
+        delivery_mode=2 if persistent else 1,
+    )
+
+
+def from_pika(properties: BasicProperties) -> Properties:
+    """As they were sent: without the headers that brokers add."""
+    headers = properties.headers
+    return Properties(
+        message_id=properties.message_id,
+        type=properties.type,
+        correlation_id=properties.correlation_id,
+        reply_to=properties.reply_to,
+        app_id=properties.app_id,
+        user_id=properties.user_id,
+        timestamp=properties.timestamp,
+        content_type=properties.content_type,
+        expiration=properties.expiration,
+        headers={name: value for name, value in headers.items() if not name.startswith("x-")} if headers else {},
+    )
+
+
+def delivery_count(properties: BasicProperties, *, redelivered: bool) -> int:
+    """How often a message was handed out before: counted by quorum queues; classic ones only say that it was."""
+    count = (properties.headers or {}).get(COUNT_HEADER)
+    return int(count) if isinstance(count, int) else int(redelivered)

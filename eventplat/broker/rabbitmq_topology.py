@@ -1,0 +1,89 @@
+"""Declaring and asking: exchanges, queues and bindings on RabbitMQ.
+
+Everything happens on a channel of its own, since the broker answers what it refuses by closing the channel:
+404 is not there, 406 is there with other arguments. Bindings can be made but not asked for over AMQP, so
+`verify` looks at exchanges and queues only.
+
+Source: AMQP 0-9-1, exchange.declare and queue.declare, passive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from eventplat.broker.rabbitmq_connection import Channel, ChannelEnded, Link
+from eventplat.broker.topology import Exchange, Queue, Topology
+from eventplat.errors import BrokerError, BrokerUnavailable, TopologyMismatch, TopologyMissing
+
+NOT_FOUND, PRECONDITION_FAILED = 404, 406
+
+
+async def declare(link: Link, topology: Topology) -> None:
+    """Create what is missing. Exclusive queues are their consumers' own."""
+    async with _channel(link) as channel:
+        for exchange in topology.exchanges:
+            with_type = {"exchange": exchange.name, "exchange_type": exchange.type, "durable": True}
+            await _ask(channel, exchange, channel.raw.exchange_declare, **with_type)
+        for queue in topology.queues:
+            if queue.type == "exclusive":
+                continue
+            await _ask(channel, queue, channel.raw.queue_declare, queue=queue.name, durable=True, arguments=queue.arguments)
+            for binding in queue.bindings:
+                where = {"exchange": binding.exchange, "routing_key": binding.routing_key}
+                await _ask(channel, queue, channel.raw.queue_bind, queue=queue.name, **where)
+
+
+async def verify(link: Link, topology: Topology) -> None:
+    """Ask for everything, create nothing."""
+    async with _channel(link) as channel:
+        for exchange in topology.exchanges:
+            with_type = {"exchange": exchange.name, "exchange_type": exchange.type, "passive": True}
+            await _ask(channel, exchange, channel.raw.exchange_declare, **with_type)
+        for queue in topology.queues:
+            if queue.type != "exclusive":
+                await _ask(channel, queue, channel.raw.queue_declare, queue=queue.name, passive=True)
+
+
+async def depth(link: Link, queue: str) -> int | None:
+    """Ready messages; None where there is no such queue."""
+    async with _channel(link) as channel:
+        try:
+            answer = await channel.ask(channel.raw.queue_declare, queue=queue, passive=True)
+        except ChannelEnded as ended:
+            if ended.code == NOT_FOUND:
+                return None
+            raise
+        return int(answer.method.message_count)
+
+
+async def purge(link: Link, queue: str) -> None:
+    """Drop every ready message."""
+    async with _channel(link) as channel:
+        await _ask(channel, Queue(queue), channel.raw.queue_purge, queue=queue)
+
+
+@asynccontextmanager
+async def _channel(link: Link) -> AsyncIterator[Channel]:
+    try:
+        channel = await link.channel()
+        try:
+            yield channel
+        finally:
+            channel.close()
+    except ChannelEnded as ended:
+        if ended.code:
+            raise BrokerError(str(ended)) from None
+        raise BrokerUnavailable(str(ended)) from None
+
+
+async def _ask(channel: Channel, thing: Exchange | Queue, call: object, **arguments: object) -> None:
+    kind = type(thing).__name__.lower()
+    try:
+        await channel.ask(call, **arguments)  # type: ignore[arg-type]
+    except ChannelEnded as ended:
+        if ended.code == NOT_FOUND:
+            raise TopologyMissing(f"{kind} {thing.name!r}: {ended.text}") from None
+        if ended.code == PRECONDITION_FAILED:
+            raise TopologyMismatch(f"{kind} {thing.name!r}: {ended.text}") from None
+        raise
