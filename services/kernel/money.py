@@ -65,9 +65,11 @@ def _total(given: Any) -> Decimal:
     return given if isinstance(given, Decimal) else Decimal(str(given))
 
 
-Amount: TypeAlias = Annotated[Decimal, BeforeValidator(amount), PlainSerializer(text), _schema(AMOUNT_PATTERN, "2.55")]
+_TEXT = PlainSerializer(text, when_used="json")
+
+Amount: TypeAlias = Annotated[Decimal, BeforeValidator(amount), _TEXT, _schema(AMOUNT_PATTERN, "2.55")]
 """What a message carries: 0 to 999,999,999.999 pounds."""
 
 TOTAL_PATTERN = r"^-?[0-9]{1,18}\.[0-9]{2,3}$"
-Total: TypeAlias = Annotated[Decimal, BeforeValidator(_total), PlainSerializer(text), _schema(TOTAL_PATTERN, "748957.02")]
+Total: TypeAlias = Annotated[Decimal, BeforeValidator(_total), _TEXT, _schema(TOTAL_PATTERN, "748957.02")]
 """What an answer carries: a balance or a sum, of either sign."""
