@@ -257,3 +257,113 @@ class SettingsError(EventplatError):
     """A setting is missing, malformed or contradicts another."""
 
     code = "EP900"
+
+
+# --- EP8 gateway and security: each is answered as a problem with its `status` ---------------------
+
+
+class GatewayError(EventplatError):
+    """A request that the gateway answers by itself."""
+
+    code = "EP800"
+    status: ClassVar[int] = 500
+    title: ClassVar[str] = "The gateway failed"
+    next_move = "Try again; if it stays, look for this code in the gateway's log"
+
+
+class BadToken(GatewayError):
+    """A token or grant that proves nothing."""
+
+    code, status, title = "EP801", 401, "Not authenticated"
+    next_move = "Send a valid token as `Authorization: Bearer …`"
+
+
+class Forbidden(GatewayError):
+    """The caller lacks a scope that the route requires."""
+
+    code, status, title = "EP802", 403, "Not allowed"
+    next_move = "Ask for a token with the scopes that are named"
+
+
+class NoRoute(GatewayError):
+    """No service announces this path."""
+
+    code, status, title = "EP803", 404, "No such route"
+    next_move = "See /docs for the routes there are"
+
+
+class WrongMethod(GatewayError):
+    """The path is there, but not for this method."""
+
+    code, status, title = "EP804", 405, "Method not allowed"
+    next_move = "Use one of the methods in the Allow header"
+
+
+class StillRunning(GatewayError):
+    """A request under the same Idempotency-Key has not ended."""
+
+    code, status, title = "EP805", 409, "Still running"
+    next_move = "Follow the Location header, or send it again later under the same key"
+
+
+class BodyTooLarge(GatewayError):
+    """The request's body is over the limit."""
+
+    code, status, title = "EP806", 413, "Body too large"
+    next_move = "Send less at a time"
+
+
+class NotJson(GatewayError):
+    """The request's content type is not JSON."""
+
+    code, status, title = "EP807", 415, "Content type is not JSON"
+    next_move = "Send `Content-Type: application/json`"
+
+
+class UnreadableJson(GatewayError):
+    """The request's body is not JSON that can be read."""
+
+    code, status, title = "EP808", 400, "Body is not readable JSON"
+    next_move = "Send one JSON object, in UTF-8, without duplicate names, NaN or numbers over 18 digits"
+
+
+class InvalidRequest(GatewayError):
+    """The request does not fit the announced schema."""
+
+    code, status, title = "EP809", 422, "Request does not fit its schema"
+    next_move = "Mend the fields that are named; /docs shows the schema"
+
+
+class BadIdempotencyKey(GatewayError):
+    """The Idempotency-Key is missing where it is required, or malformed."""
+
+    code, status, title = "EP810", 400, "Idempotency-Key is missing or malformed"
+    next_move = "Send 1 to 255 visible ASCII characters, a new one for each new request"
+
+
+class ServiceAway(GatewayError):
+    """No instance of the service is there to answer."""
+
+    code, status, title = "EP811", 503, "Service is away"
+    next_move = "Send it again after Retry-After seconds, under the same Idempotency-Key"
+
+
+class BrokerAway(GatewayError):
+    """The broker did not take the message in time: it may have arrived all the same."""
+
+    code, status, title = "EP812", 503, "Broker is away"
+    next_move = "Send it again after Retry-After seconds, under the same Idempotency-Key"
+
+
+class NoAnswer(GatewayError):
+    """A question was not answered in time."""
+
+    code, status, title = "EP813", 504, "No answer in time"
+    next_move = "Ask again: a question has no effect"
+
+
+class UnknownOperation(GatewayError):
+    """The operation id is not one of this gateway's, or another caller's."""
+
+    code, status, title = "EP814", 404, "Unknown operation"
+    next_move = "Use the Location that a 202 gave you, with the same token"

@@ -81,6 +81,10 @@ class Runner:
         """Whether the broker counts every consumer of this service."""
         return bool(self._consumers) and all(consumer.is_active for consumer in self._consumers)
 
+    async def depths(self) -> dict[str, int]:
+        """Messages ready in each queue of this service."""
+        return {consumer.queue.name: await self._transport.depth(consumer.queue.name) or 0 for consumer in self._consumers}
+
     async def start(self) -> None:
         await self.out.start(self.service.tables)
         wanted = topology(self.service, self.names)

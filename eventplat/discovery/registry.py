@@ -1,0 +1,163 @@
+"""Registry: who is there and what they can do, as this process has heard it. There is no registry server.
+
+An instance expires when it has not been heard for its term; its routes never vanish by that: a route without a living
+instance answers 503 with Retry-After. The last view is kept on disk, so that a gateway which restarts while a
+service is away still knows its routes.
+
+Next: gateway.routes
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from uuid import uuid4
+
+from pydantic import ValidationError
+
+from eventplat.broker.topology import REGISTRY, Binding, Names, Queue
+from eventplat.broker.transport import Delivery, Outgoing, Subscription, Transport
+from eventplat.clock import Clock
+from eventplat.discovery.announcer import HEARTBEAT, MANIFEST, WHO
+from eventplat.discovery.instance import Heartbeat, Manifest
+from eventplat.errors import BrokerUnavailable
+from eventplat.lifecycle import Loop
+from eventplat.messages.codec import CONTENT_TYPE, Properties
+
+logger = logging.getLogger(__name__)
+
+EVERY_S = 1.0
+
+
+class Registry:
+    """The view of one process.
+
+    Args:
+        term_s: Seconds after its last heartbeat that an instance counts as gone.
+        view_path: Where the last view is kept; None: nowhere.
+    """
+
+    def __init__(
+        self, transport: Transport, names: Names, clock: Clock, *, term_s: float = 6.0, view_path: Path | None = None
+    ) -> None:
+        self._transport, self._clock, self._term_s, self._view_path = transport, clock, term_s, view_path
+        self._listeners: list[Callable[[], None]] = []
+        self._exchange = names.exchange(REGISTRY)
+        self._queue = Queue(names.waiting(f"{uuid4()}.registry"), "exclusive", (Binding(self._exchange, ""),))
+        self._heard: dict[str, tuple[Heartbeat, float]] = {}      # by instance
+        self._manifests: dict[str, Manifest] = {}                 # by service: the newest announced
+        self._by_digest: dict[str, Manifest] = {}
+        self._unknown: set[str] = set()
+        self._subscription: Subscription | None = None
+        self._loop = Loop("registry", self._turn, every_s=EVERY_S, clock=clock)
+
+    @property
+    def manifests(self) -> tuple[Manifest, ...]:
+        """One per service, by name."""
+        return tuple(self._manifests[name] for name in sorted(self._manifests))
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Call `listener` whenever manifests have changed."""
+        self._listeners.append(listener)
+
+    def instances(self, service: str) -> list[Heartbeat]:
+        """The instances of `service` that are ready and were heard within their term."""
+        now = self._clock.monotonic()
+        return [
+            heartbeat
+            for heartbeat, at in self._heard.values()
+            if heartbeat.service == service and heartbeat.state == "ready" and now - at < self._term_s
+        ]
+
+    async def start(self) -> None:
+        self._load()
+        self._subscription = await self._transport.consume(self._queue, self._receive, prefetch=1_000)
+        await self._ask()
+        await self._loop.start()
+
+    async def stop(self) -> None:
+        await self._loop.stop()
+        if self._subscription is not None:
+            await self._subscription.cancel()
+
+    def _receive(self, delivery: Delivery) -> None:
+        delivery.ack()
+        try:
+            if delivery.properties.type == HEARTBEAT:
+                self._hear(Heartbeat.model_validate_json(delivery.body))
+            elif delivery.properties.type == MANIFEST:
+                self._learn(Manifest.model_validate_json(delivery.body))
+        except ValidationError as error:
+            logger.warning("dropped an announcement that cannot be read: %s", error.error_count())
+
+    def _hear(self, heartbeat: Heartbeat) -> None:
+        if heartbeat.state == "stopped":
+            self._heard.pop(heartbeat.instance, None)
+            return
+        self._heard[heartbeat.instance] = (heartbeat, self._clock.monotonic())
+        if heartbeat.digest in self._by_digest:
+            self._adopt(self._by_digest[heartbeat.digest])
+        else:
+            self._unknown.add(heartbeat.digest)
+            self._loop.wake()
+
+    def _learn(self, manifest: Manifest) -> None:
+        self._by_digest[manifest.digest] = manifest
+        self._unknown.discard(manifest.digest)
+        self._adopt(manifest)
+
+    def _adopt(self, manifest: Manifest) -> None:
+        """Let the newest version speak for its service while releases run side by side."""
+        known = self._manifests.get(manifest.service)
+        if known is not None and (known.digest == manifest.digest or self._still_speaks(known, manifest)):
+            return
+        self._manifests[manifest.service] = manifest
+        self._keep()
+        self._changed()
+
+    def _still_speaks(self, known: Manifest, other: Manifest) -> bool:
+        alive = {heartbeat.digest for heartbeat in self.instances(known.service)}
+        return known.digest in alive and known.version > other.version
+
+    def _changed(self) -> None:
+        for listener in self._listeners:
+            listener()
+
+    async def _turn(self) -> None:
+        now = self._clock.monotonic()
+        for instance, (_, at) in list(self._heard.items()):
+            if now - at > self._term_s * 10:
+                del self._heard[instance]
+        if self._unknown:
+            await self._ask()
+            self._unknown.clear()  # a heartbeat that is still not understood asks again
+
+    async def _ask(self) -> None:
+        properties = Properties(message_id=str(uuid4()), type=WHO, content_type=CONTENT_TYPE)
+        try:
+            await self._transport.publish([Outgoing(self._exchange, "", properties, b"{}", mandatory=False, persistent=False)])
+        except BrokerUnavailable as error:
+            logger.info("could not ask who is there: %s", error)
+
+    def _keep(self) -> None:
+        if self._view_path is None:
+            return
+        draft = self._view_path.with_suffix(".new")
+        try:
+            draft.write_text(json.dumps([manifest.model_dump(mode="json") for manifest in self.manifests]))
+            draft.replace(self._view_path)
+        except OSError as error:
+            logger.warning("the view of the services could not be kept: %s", error)
+
+    def _load(self) -> None:
+        if self._view_path is None or not self._view_path.exists():
+            return
+        try:
+            for value in json.loads(self._view_path.read_text()):
+                manifest = Manifest.model_validate(value)
+                self._manifests[manifest.service] = manifest
+        except (OSError, ValueError) as error:  # a ValidationError is a ValueError
+            logger.warning("the kept view of the services cannot be read: %s", error)
+        self._changed()

@@ -1,0 +1,90 @@
+"""OpenAPI: what the services have announced, as one OpenAPI 3.1 document for /docs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from eventplat.gateway.routes import Target
+
+PROBLEM = {
+    "type": "object",
+    "required": ["type", "title", "status", "code"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "code": {"type": "string", "description": "Stable; `eventplat explain CODE`"},
+        "detail": {"type": "string"},
+        "next": {"type": "string", "description": "What to do now"},
+    },
+}
+
+
+def with_routes(document: dict[str, Any], targets: Iterable[Target]) -> dict[str, Any]:
+    """`document` with a path for each announced route."""
+    schemas = document.setdefault("components", {}).setdefault("schemas", {})
+    schemas["Problem"] = PROBLEM
+    paths = document.setdefault("paths", {})
+    for target in targets:
+        paths.setdefault(target.route.template, {})[target.route.method.lower()] = _operation(target, schemas)
+    return document
+
+
+def _operation(target: Target, schemas: dict[str, Any]) -> dict[str, Any]:
+    handler, route = target.handler, target.route
+    schema = _shared(handler.schema_, target.service, schemas)
+    properties: dict[str, Any] = schema.get("properties", {})
+    described: dict[str, Any] = {
+        "tags": [target.service],
+        "operationId": handler.name,
+        "summary": handler.summary or handler.name,
+        "description": str(schema.get("description", "")),
+        "parameters": [
+            {"name": name, "in": "path", "required": True, "schema": properties.get(name, {})} for name in target.fields
+        ],
+        "responses": _responses(target, schemas),
+    }
+    rest = {name: part for name, part in properties.items() if name not in target.fields}
+    required = [name for name in schema.get("required", []) if name in rest]
+    if target.is_query:
+        described["parameters"] += [
+            {"name": name, "in": "query", "required": name in required, "schema": part} for name, part in rest.items()
+        ]
+    else:
+        body = {"type": "object", "properties": rest, "required": required, "additionalProperties": False}
+        described["requestBody"] = {"required": bool(required), "content": {"application/json": {"schema": body}}}
+        described["parameters"].append({
+            "name": "Idempotency-Key", "in": "header", "required": route.idempotency_key == "required",
+            "schema": {"type": "string", "maxLength": 255},
+            "description": "The same key is the same request: it runs once, and is answered again from the record.",
+        })  # fmt: skip
+    if handler.requires:
+        described["description"] += f"\n\nRequires: {', '.join(handler.requires)}"
+    return described
+
+
+def _responses(target: Target, schemas: dict[str, Any]) -> dict[str, Any]:
+    problem = {"description": "Problem", "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}}
+    responses: dict[str, Any] = {"4XX": problem, "503": {**problem, "description": "The service or the broker is away"}}
+    if target.handler.reply_schema is None:
+        responses["204"] = {"description": "Done"}
+    else:
+        reply = _shared(target.handler.reply_schema, target.service, schemas)
+        responses[str(target.route.status)] = {"description": "Done", "content": {"application/json": {"schema": reply}}}
+    if not target.is_query:
+        responses["202"] = {
+            "description": "Still running: follow Location",
+            "headers": {"Location": {"schema": {"type": "string"}}, "Retry-After": {"schema": {"type": "integer"}}},
+        }
+    return responses
+
+
+def _shared(schema: dict[str, Any], service: str, schemas: dict[str, Any]) -> dict[str, Any]:
+    """`schema` with its definitions moved to the document's components, under the service's name."""
+    text = json.dumps(schema).replace('"#/$defs/', f'"#/components/schemas/{service}.')
+    moved: dict[str, Any] = json.loads(text)
+    for name, part in moved.pop("$defs", {}).items():
+        schemas[f"{service}.{name}"] = part
+    return moved

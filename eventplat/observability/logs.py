@@ -1,0 +1,57 @@
+"""Logs: structured, one line a record, as text for people or JSON for machines.
+
+Standard logging and structlog meet in one formatter; a record carries whatever was bound (message id, correlation id).
+Values are cut at 4 KiB and control characters escaped, so that nobody's input can forge a line.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import MutableMapping
+from typing import Any
+
+import structlog
+
+from eventplat.settings import Settings
+
+VALUE_CHARS_MAX = 4_096
+QUIETER = ("pika", "alembic", "uvicorn.error", "httpx", "httpcore")
+
+
+def configure(settings: Settings) -> None:
+    """Send all logs of this process to standard error, as the settings say."""
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+        _bounded,
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    last = structlog.processors.JSONRenderer() if settings.log_format == "json" else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, last]
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(settings.log_level.upper())
+    for name in QUIETER:
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _bounded(_: Any, __: str, record: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    for name, value in record.items():
+        if isinstance(value, str) and name != "exception":
+            cut = value if len(value) <= VALUE_CHARS_MAX else f"{value[:VALUE_CHARS_MAX]}…"
+            record[name] = cut if cut.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in cut)
+    return record

@@ -1,0 +1,217 @@
+"""Harness: a user's services, whole, inside one test.
+
+    async with Harness(orders, stock.using(fake)) as harness:
+        answer = await harness.http.post("/orders", json={...})
+        await harness.quiet()
+        assert harness.published(OrderPlaced) == [...]
+
+Everything is the real thing in its embedded size: broker with journal, SQLite files in a temporary folder, gateway
+over HTTP on loopback. Only the clock is virtual: `advance(hours=2)` is how a test waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import tempfile
+from collections.abc import Awaitable, Callable, Sequence
+from copy import copy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import httpx
+from pydantic import TypeAdapter
+from sqlalchemy import func, select
+
+from eventplat.errors import EventplatError
+from eventplat.messages.message import Command, Event, Query
+from eventplat.process import Process
+from eventplat.sagas import store
+from eventplat.sagas.steps import SagaView, view_of
+from eventplat.service.client import Client
+from eventplat.service.handlers import Handler
+from eventplat.service.runner import Runner
+from eventplat.service.service import Service
+from eventplat.settings import load
+from eventplat.testing.virtual_clock import VirtualClock
+from eventplat.transactions.outbox import event_log, outbox
+from eventplat.transactions.pending import Pending, dead_letters, pending
+
+R = TypeVar("R")
+E = TypeVar("E", bound=Event)
+
+QUIET_S = 20.0       # real seconds after which a test that never comes to rest fails
+CALM_TURNS = 3       # how often in a row nothing is seen to move
+
+
+class NotQuiet(EventplatError):
+    """Messages kept moving for longer than a test may take."""
+
+    code = "EP901"
+    next_move = "Look at what the error lists: a handler that sends to itself never ends"
+
+
+@dataclass
+class _Fault:
+    error: Exception
+    times: int
+
+
+class Harness:
+    """Runs `services` and the gateway in this loop, in a folder of their own.
+
+    Attributes:
+        http: A client of the real gateway.
+    """
+
+    http: httpx.AsyncClient
+
+    def __init__(self, *services: Service[Any]) -> None:
+        self.clock = VirtualClock()
+        self._faults: dict[Callable[..., object], _Fault] = {}
+        self._services = [self._breakable(service) for service in services]
+        self._folder = tempfile.TemporaryDirectory(prefix="eventplat-")
+
+    async def __aenter__(self) -> Self:
+        settings = load(profile="embedded", broker_url=None, database_url=None, data_dir=Path(self._folder.name), gateway_port=0)
+        self._process = Process(self._services, settings=settings, clock=self.clock)
+        await self._process.start()
+        self.http = httpx.AsyncClient(base_url=self._process.url, timeout=QUIET_S)
+        self._client = Client("harness", settings=settings)
+        await self._client.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._client.__aexit__(*exc)
+        await self.http.aclose()
+        await self._process.stop()
+        self._folder.cleanup()
+
+    async def publish(self, event: Event) -> None:
+        """Publish `event` in the name of the service that owns it."""
+        runner = self._runner_of(event)
+        async with runner.out.transactions.begin() as work:
+            work.publish(event)
+
+    async def ask(self, request: Command[R] | Query[R]) -> R:
+        """Ask the owner and return its answer, or raise its `Rejected`."""
+        return await self._client.ask(request, timeout=QUIET_S)
+
+    async def quiet(self) -> None:
+        """Return when no message moves and nothing is due.
+
+        Raises:
+            NotQuiet: That took longer than 20 real seconds.
+        """
+        loop = asyncio.get_running_loop()
+        until, calm = loop.time() + QUIET_S, 0
+        while calm < CALM_TURNS:
+            moving = await self._moving()
+            calm = 0 if moving else calm + 1
+            if moving and loop.time() > until:
+                raise NotQuiet(f"after {QUIET_S:g} s there still moves: {', '.join(moving)}")
+            await asyncio.sleep(0.005)
+
+    async def advance(self, *, days: float = 0, hours: float = 0, minutes: float = 0, seconds: float = 0) -> None:
+        """Let time pass, and what it makes due happen."""
+        await self.clock.advance(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
+        await self.quiet()
+
+    async def published(self, event: type[E]) -> list[E]:
+        """Every `event` that a committed transaction published, oldest first."""
+        found: list[E] = []
+        adapter = TypeAdapter(event)
+        ending = f".{event.wire.name}.v{event.wire.version}"
+        for runner in self._process.runners:
+            async with runner.out.database.transaction(read_only=True) as connection:
+                rows = await connection.execute(select(event_log.c.type, event_log.c.body).order_by(event_log.c.id))
+                found += [adapter.validate_json(row.body) for row in rows if row.type.endswith(ending)]
+        return found
+
+    async def dead_letters(self) -> Sequence[Pending]:
+        """Messages that ran out of attempts or cannot be read."""
+        found: list[Pending] = []
+        for runner in self._process.runners:
+            async with runner.out.database.transaction(read_only=True) as connection:
+                found += await dead_letters(connection)
+        return found
+
+    async def saga(self, function: Callable[..., object], key: str) -> SagaView:
+        """The saga that `function` runs under the id `key`.
+
+        Raises:
+            LookupError: There is none.
+        """
+        for runner in self._process.runners:
+            names = [runner.service.identity(handler) for handler in runner.service.handlers if _original(handler) is function]
+            async with runner.out.database.transaction(read_only=True) as connection:
+                row = await store.find(connection, key)
+                if row is not None and row.name in names:
+                    return view_of(row, await store.steps(connection, key))
+        raise LookupError(f"no saga {key!r} of {getattr(function, '__qualname__', function)}")
+
+    def fail(self, handler: Callable[..., object], error: Exception, *, times: int = 1) -> None:
+        """Let the next `times` calls of `handler` raise `error`."""
+        self._faults[handler] = _Fault(error, times)
+
+    async def _moving(self) -> list[str]:
+        found = []
+        for runner in self._process.runners:
+            name = runner.service.name
+            if runner.in_flight:
+                found.append(f"{runner.in_flight} messages in {name}")
+            if count := await self._due_rows(runner):
+                found.append(f"{count} rows due in {name}")
+            found += [f"{depth} messages in {queue}" for queue, depth in (await runner.depths()).items() if depth]
+        return found
+
+    async def _due_rows(self, runner: Runner) -> int:
+        async with runner.out.database.transaction(read_only=True) as connection:
+            now_us = await runner.out.database.now_us(connection)
+            sending = select(func.count()).select_from(outbox).where((outbox.c.due_us.is_(None)) | (outbox.c.due_us <= now_us))
+            retrying = select(func.count()).select_from(pending).where(
+                pending.c.state.in_(("retry", "isolated")), pending.c.due_us <= now_us
+            )  # fmt: skip
+            timers = select(func.count()).select_from(store.timer).where(store.timer.c.due_us <= now_us)
+            return sum([(await connection.execute(counted)).scalar_one() for counted in (sending, retrying, timers)])
+
+    def _runner_of(self, event: Event) -> Runner:
+        owner = type(event).wire.owner
+        for runner in self._process.runners:
+            if owner is None or runner.service.name == owner:
+                return runner
+        raise LookupError(f"no service {owner!r} in this harness owns {type(event).__name__}")
+
+    def _breakable(self, service: Service[Any]) -> Service[Any]:
+        twin = copy(service)
+        twin.handlers = [replace(handler, function=self._wrapped(handler.function)) for handler in service.handlers]
+        return twin
+
+    def _wrapped(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def check() -> None:
+            fault = self._faults.get(function)
+            if fault is not None and fault.times > 0:
+                fault.times -= 1
+                raise fault.error
+
+        if asyncio.iscoroutinefunction(function):
+
+            @functools.wraps(function)
+            async def wrapped(message: Any, ctx: Any) -> Any:
+                check()
+                answer: Awaitable[Any] = function(message, ctx)
+                return await answer
+
+            return wrapped
+
+        @functools.wraps(function)
+        def wrapped_in_thread(message: Any, ctx: Any) -> Any:
+            check()
+            return function(message, ctx)
+
+        return wrapped_in_thread
+
+
+def _original(handler: Handler) -> Callable[..., object]:
+    return getattr(handler.function, "__wrapped__", handler.function)
