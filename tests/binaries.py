@@ -1,0 +1,66 @@
+"""Binaries: where RabbitMQ and PostgreSQL are on this machine, the newest version first.
+
+When one is missing, root on a Debian or Ubuntu installs both packages; anybody else is told the command.
+A container may forbid that a package starts its service: nothing here needs the service.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+INSTALL = "apt-get update && apt-get install -y --no-install-recommends rabbitmq-server postgresql"
+
+
+class NotInstalled(Exception):
+    """A server's program is missing; the message has the command that installs it."""
+
+
+def rabbitmq_bin() -> Path:
+    """The directory of rabbitmq-server and rabbitmqctl, as packaged, without the root-only wrapper in /usr/sbin."""
+    places = ["/usr/lib/rabbitmq/bin", "/usr/lib/rabbitmq/lib/*/sbin", "/opt/rabbitmq/sbin", "/usr/local/sbin"]
+    return _found(places, "rabbitmq-server")
+
+
+def postgres_bin() -> Path:
+    """The directory of postgres, initdb and psql."""
+    return _found(["/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/usr/local/pgsql/bin", "/usr/local/bin", "/usr/bin"], "initdb")
+
+
+def epmd() -> Path:
+    """Erlang's name server."""
+    return _found(["/usr/bin", "/usr/local/bin", "/usr/lib/erlang/erts-*/bin", "/usr/local/lib/erlang/erts-*/bin"], "epmd") / "epmd"
+
+
+def _found(patterns: Sequence[str], program: str) -> Path:
+    """The newest directory of the first pattern that holds `program`; installs the packages when nothing does."""
+    for is_last in (False, True):
+        for pattern in patterns:
+            hits = [path.parent for path in Path("/").glob(f"{pattern}/{program}"[1:])]
+            if hits:
+                return max(hits, key=_version)
+        if not is_last:
+            _install(program)
+    raise NotInstalled(f"{program} is still missing after: {INSTALL}")
+
+
+def _version(path: Path) -> list[int]:
+    """The numbers in a path: 15 is newer than 9.6, which text order would deny."""
+    return [int(digits) for digits in re.findall(r"\d+", str(path))]
+
+
+@functools.cache
+def _install(program: str) -> None:
+    if os.geteuid() != 0 or shutil.which("apt-get") is None:
+        raise NotInstalled(f"{program} is missing; as root: {INSTALL}")
+    sys.stderr.write(f"{program} is missing; running: {INSTALL}\n")
+    env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    done = subprocess.run(["sh", "-c", INSTALL], env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise NotInstalled(f"`{INSTALL}` ended with {done.returncode}:\n{done.stdout[-1000:]}{done.stderr[-3000:]}")
