@@ -268,7 +268,8 @@ class PostgresServer(Server):
 
     def _run(self, program: str, *args: str) -> str:
         done = subprocess.run(
-            [str(self.bin / program), *args], cwd=self.home, user=self._user, group=self._user, extra_groups=[] if self._user else None,
+            [str(self.bin / program), *args], cwd=self.home,
+            user=self._user, group=self._user, extra_groups=[] if self._user else None,
             stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=STOP_S, check=False,
         )
         if done.returncode:
