@@ -60,7 +60,9 @@ async def side_by_side(work: Iterable[Coroutine[Any, Any, T]], limit: int) -> li
 async def open_shop(shop: Shop, plan: Plan, *, at_once: int = 16) -> None:
     """Create the plan's items and accounts."""
     items = (shop.create_item(item.sku, price=f"{item.price:f}", available=item.available) for item in plan.items)
-    accounts = (shop.open_account(account.account_id, holder=account.account_id, balance=f"{account.balance:f}") for account in plan.accounts)
+    accounts = (
+        shop.open_account(account.account_id, holder=account.account_id, balance=f"{account.balance:f}") for account in plan.accounts
+    )
     for answer in await side_by_side([*items, *accounts], at_once):
         if not answer.is_accepted:
             raise AssertionError(f"the shop could not be opened: {answer}")
@@ -86,7 +88,7 @@ async def open_wholesaler(shop: Shop, month: Month, *, at_once: int = 16) -> Non
     """Create every item and account that the file needs, with what it needs to begin with."""
     items = [
         shop.create_item(
-            sku, price=f"{price:f}", available=month.stock[sku], description=month.names[sku][:200], is_stocked=sku in month.stock,
+            sku, price=f"{price:f}", available=month.stock.get(sku, 0), description=month.names[sku][:200], is_stocked=sku in month.stock,
         )
         for sku, price in month.prices.items()
     ]  # fmt: skip
@@ -108,7 +110,7 @@ class Ledger:
     money: Decimal = Decimal(0)
 
     def add(self, lines: Sequence[Line]) -> None:
-        self.lines += len(lines)
+        self.lines += sum(not line.is_rest for line in lines)
         self.quantity += sum(line.quantity for line in lines)
         self.money += sum((line.money for line in lines), Decimal(0))
 
@@ -137,7 +139,7 @@ async def feed(shop: Shop, month: Month, *, at_once: int = 16, on_job: Callable[
                 result.money_of["orders" if isinstance(job, Order) else "refunds"] += _money(job, answer)
             else:
                 result.rejected.add(lines)
-                result.reasons[answer.reason] += len(lines)
+                result.reasons[answer.reason] += sum(not line.is_rest for line in lines)
             on_job()
 
     await side_by_side((serve(jobs) for jobs in month.jobs.values()), at_once)

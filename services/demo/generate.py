@@ -58,10 +58,12 @@ def generate(orders: int, *, seed: int, items: int = 40, accounts: int = 60, pre
     """A plan of `orders` orders; every identifier begins with `prefix`."""
     chance = Random(seed)  # noqa: S311 - repeatable on purpose
     shelf = tuple(
-        PlannedItem(f"{prefix}SKU{n:03}", Decimal(chance.randrange(50, 5_000)) / 100, chance.randrange(20, 120)) for n in range(items)
+        PlannedItem(f"{prefix}SKU{n:03}", Decimal(chance.randrange(50, 5_000)) / 100, chance.randrange(20, 120))
+        for n in range(items)
     )
     people = tuple(
-        PlannedAccount(f"{prefix}A{n:03}", Decimal(0) if n % 6 == 5 else Decimal(chance.randrange(2_000, 60_000))) for n in range(accounts)
+        PlannedAccount(f"{prefix}A{n:03}", Decimal(0) if n % 6 == 5 else Decimal(chance.randrange(2_000, 60_000)))
+        for n in range(accounts)
     )
     return Plan(shelf, people, tuple(_orders(orders, shelf, people, chance, prefix)))
 

@@ -18,7 +18,7 @@ import csv
 import gzip
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -37,6 +37,7 @@ class Line:
     price: Decimal
     customer: str
     country: str
+    is_rest: bool = False      # the rest of a line that is refunded from more than one purchase: counted once
 
     @property
     def money(self) -> Decimal:
@@ -80,6 +81,18 @@ Job = Order | Refund | Correction
 
 
 @dataclass
+class _Purchase:
+    """What is left of a line that somebody bought."""
+
+    order_id: str
+    number: int
+    left: int
+
+
+Bought = defaultdict[tuple[str, str, Decimal], list[_Purchase]]   # by account, item and price
+
+
+@dataclass
 class Month:
     """What the file asks for.
 
@@ -115,7 +128,7 @@ def read(path: Path) -> list[Line]:
 def plan(lines: list[Line]) -> Month:
     """What to ask the services, so that each line is accepted or rejected."""
     month = Month(lines)
-    bought: defaultdict[tuple[str, str, Decimal], list[list[object]]] = defaultdict(list)  # [order, line number, left]
+    bought: Bought = defaultdict(list)
     for invoice, group in _by_invoice(lines).items():
         account = (group[0].customer and f"C{group[0].customer}") or f"G{invoice}"
         for line in group:
@@ -135,12 +148,13 @@ def plan(lines: list[Line]) -> Month:
     return month
 
 
-def _buy(month: Month, account: str, invoice: str, lines: list[Line], bought: defaultdict[tuple[str, str, Decimal], list[list[object]]]) -> None:
+def _buy(month: Month, account: str, invoice: str, lines: list[Line], bought: Bought) -> None:
     month.jobs.setdefault(account, []).append(Order(invoice, account, lines[0].country, tuple(lines)))
     month.of_job[invoice] = lines
     for number, line in enumerate(lines, start=1):
-        bought[account, line.sku, line.price].append([invoice, number, line.quantity])
-        month.stock[line.sku] += 0 if line.is_service else line.quantity
+        bought[account, line.sku, line.price].append(_Purchase(invoice, number, line.quantity))
+        if not line.is_service:
+            month.stock[line.sku] += line.quantity
         month.money[account] += line.money
 
 
@@ -156,7 +170,7 @@ def _correct(month: Month, account: str, key: str, line: Line) -> None:
 
 
 def _cancel(
-    month: Month, account: str, invoice: str, lines: list[Line], bought: defaultdict[tuple[str, str, Decimal], list[list[object]]]
+    month: Month, account: str, invoice: str, lines: list[Line], bought: Bought
 ) -> None:
     """Each line takes its whole quantity from earlier purchases, newest first, or is rejected."""
     parts: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
@@ -164,17 +178,16 @@ def _cancel(
     for line in lines:
         purchases = bought[account, line.sku, line.price]
         wanted = -line.quantity
-        if wanted <= 0 or sum(int(str(left)) for _, _, left in purchases) < wanted:
+        if wanted <= 0 or sum(purchase.left for purchase in purchases) < wanted:
             month.rejected.append((line, "no_earlier_purchase"))
             continue
         for purchase in reversed(purchases):
-            taken = min(wanted, int(str(purchase[2])))
+            taken = min(wanted, purchase.left)
             if taken:
-                purchase[2] = int(str(purchase[2])) - taken
+                parts[purchase.order_id].append((purchase.number, taken))
+                accepted[purchase.order_id].append(replace(line, quantity=-taken, is_rest=wanted + line.quantity != 0))
+                purchase.left -= taken
                 wanted -= taken
-                order = str(purchase[0])
-                parts[order].append((int(str(purchase[1])), taken))
-                accepted[order].append(Line(line.invoice, line.sku, line.description, -taken, line.price, line.customer, line.country))
     for order, taken_lines in parts.items():
         refund_id = f"{invoice}-{order}"
         month.jobs.setdefault(account, []).append(Refund(refund_id, order, tuple(taken_lines)))

@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote
 from uuid import uuid4
 
 import httpx
@@ -54,23 +55,28 @@ class Shop:
     repeats: int = 0                       # requests that had to be sent again
     server_errors: list[str] = field(default_factory=list)
 
-    async def create_item(self, sku: str, *, price: str, available: int, description: str = "", is_stocked: bool = True) -> Answer:
+    async def create_item(
+        self, sku: str, *, price: str, available: int, description: str = "", is_stocked: bool = True
+    ) -> Answer:
         body = {"sku": sku, "price": price, "available": available, "description": description, "is_stocked": is_stocked}
-        return await self.post("/items", body, key=f"item-{sku}")
+        return await self.post("/items", body, key=f"item-{quote(sku)}")
 
     async def open_account(self, account_id: str, *, holder: str, balance: str, is_guest: bool = False) -> Answer:
         body = {"account_id": account_id, "holder": holder, "balance": balance, "is_guest": is_guest}
         return await self.post("/accounts", body, key=f"account-{account_id}")
 
-    async def place_order(self, order_id: str, account_id: str, lines: Sequence[Mapping[str, Any]], *, country: str = "United Kingdom") -> Answer:
+    async def place_order(
+        self, order_id: str, account_id: str, lines: Sequence[Mapping[str, Any]], *, country: str = "United Kingdom"
+    ) -> Answer:
         body = {"order_id": order_id, "account_id": account_id, "country": country, "lines": list(lines)}
         return await self.post("/orders", body, key=f"order-{order_id}")
 
     async def refund(self, order_id: str, refund_id: str, lines: Sequence[Mapping[str, int]] = ()) -> Answer:
-        return await self.post(f"/orders/{order_id}/refunds", {"refund_id": refund_id, "lines": list(lines)}, key=f"refund-{refund_id}")
+        body = {"refund_id": refund_id, "lines": list(lines)}
+        return await self.post(f"/orders/{order_id}/refunds", body, key=f"refund-{refund_id}")
 
     async def correct_stock(self, sku: str, quantity: int, *, reason: str, key: str) -> Answer:
-        return await self.post(f"/items/{sku}/corrections", {"quantity": quantity, "reason": reason}, key=f"correction-{key}")
+        return await self.post(f"/items/{quote(sku)}/corrections", {"quantity": quantity, "reason": reason}, key=f"correction-{key}")
 
     async def get(self, path: str) -> Answer:
         """Read; repeated while the services are away."""
