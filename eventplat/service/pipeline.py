@@ -26,6 +26,7 @@ from eventplat.errors import EventplatError, Malformed, Rejected
 from eventplat.failpoints import failpoint
 from eventplat.messages.codec import parse, to_envelope
 from eventplat.messages.envelope import DONE, FAILED, REJECTED, VOID, Envelope
+from eventplat.messages.message import Message
 from eventplat.service.call import Caller
 from eventplat.service.endpoint import Endpoint
 from eventplat.storage.failures import is_transient
@@ -129,7 +130,7 @@ class Pipeline:
             return
         if not endpoint.accepts(envelope.type):
             return  # another event of an ordered stream: it only moved the watermark
-        message = parse(endpoint.adapter, envelope.body)
+        message = self._read(endpoint, envelope)
         if envelope.undoes is not None and not await self._is_to_undo(work, endpoint, envelope):
             await self._void(work, endpoint, envelope)
             return
@@ -139,6 +140,21 @@ class Pipeline:
         if outcome != b"null":
             await inbox.settle(work.connection, endpoint.consumer, envelope.id, "done", outcome)
         work.answer(envelope, DONE, outcome)
+
+    def _read(self, endpoint: Endpoint, envelope: Envelope) -> Message:
+        """The message in `envelope`.
+
+        Raises:
+            Rejected: "invalid": it is not one, and somebody waits to hear it.
+            Malformed: It is not one, and nobody asked: it is parked.
+        """
+        try:
+            message: Message = parse(endpoint.adapter, envelope.body)
+        except Malformed as error:
+            if envelope.reply_to is None:
+                raise
+            raise Rejected("invalid", status=422, detail=str(error.args[0])) from None
+        return message
 
     async def _in_turn(self, work: UnitOfWork, endpoint: Endpoint, envelope: Envelope) -> bool:
         turn = await watermark.advance(work.connection, endpoint.identity, envelope, self.horizons.get(endpoint.identity, 0))

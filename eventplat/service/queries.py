@@ -60,6 +60,8 @@ class Queries:
                 return DONE, b"null" if outcome is None else outcome
         except Rejected as rejected:
             return REJECTED, rejection(rejected)
+        except Malformed as error:
+            return REJECTED, rejection(Rejected("invalid", status=422, detail=str(error.args[0])))
         except Exception as error:
             logger.exception("a question of type %s failed", envelope.type)
             code = error.code if isinstance(error, EventplatError) else type(error).__name__

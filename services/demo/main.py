@@ -149,13 +149,15 @@ def _settings(folder: Path) -> Settings:
 
 async def _ready(shop: Shop) -> None:
     """Wait until the gateway has found every service that the demo needs."""
+    wanted = {"/orders", "/ledger", "/stocktake", "/shipments/{order_id}"}
     async with asyncio.timeout(READY_S):
-        for path in ("/stocktake", "/ledger"):
-            await shop.get(path)
         while True:
-            found = await shop.http.get("/openapi.json")
-            if found.is_success and {"/orders", "/shipments/{order_id}"} <= found.json()["paths"].keys():
-                return
+            try:
+                found = await shop.http.get("/openapi.json")
+                if found.is_success and wanted <= found.json()["paths"].keys():
+                    return
+            except httpx.TransportError:
+                pass  # the gateway is still starting; the time limit ends this
             await asyncio.sleep(0.1)
 
 
