@@ -1,0 +1,130 @@
+"""Books: what the databases say, read by plain SQL beside the platform, and what must be true of it.
+
+No code of eventplat or of the services is used here, so that a mistake there cannot hide itself.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.servers import PostgresServer
+
+Fetch = Callable[[str, str], list[tuple[Any, ...]]]
+
+
+def of_files(folder: Path) -> Fetch:
+    """Reads the embedded mode's SQLite files."""
+
+    def fetch(service: str, sql: str) -> list[tuple[Any, ...]]:
+        connection = sqlite3.connect(f"file:{folder / service}.db?mode=ro", uri=True, timeout=5)
+        try:
+            return [tuple(row) for row in connection.execute(sql)]
+        finally:
+            connection.close()
+
+    return fetch
+
+
+def of_server(server: PostgresServer, database: str) -> Fetch:
+    """Reads a PostgreSQL database through psql, the service's schema first."""
+
+    def fetch(service: str, sql: str) -> list[tuple[Any, ...]]:
+        printed = server.sql(f"SET search_path TO {service}; {sql}", database)
+        rows = [line.split("|") for line in printed.splitlines() if line and line != "SET"]
+        return [tuple(int(cell) if cell.lstrip("-").isdigit() else cell for cell in row) for row in rows]
+
+    return fetch
+
+
+def audit(fetch: Fetch, told: Mapping[str, bool]) -> list[str]:
+    """What is wrong: nothing, or sentences that name the first few.
+
+    Args:
+        told: By order id, whether its client was told that it was completed (and not refunded later).
+    """
+    return [
+        *_orders(fetch, told),
+        *_stock(fetch),
+        *_money(fetch),
+        *_settled(fetch),
+    ]
+
+
+def at_rest(fetch: Fetch, services: Sequence[str]) -> bool:
+    """Whether nothing is left to send, to retry or to end."""
+    return not _leftovers(fetch, services)
+
+
+def _orders(fetch: Fetch, told: Mapping[str, bool]) -> list[str]:
+    status = dict(fetch("orders", "SELECT order_id, status FROM placed_order"))
+    wrong = [id_ for id_, completed in told.items() if status.get(id_, "refused") != ("completed" if completed else "refused")]
+    unfinished = [id_ for id_, state in status.items() if state not in ("completed", "refused")]
+    return [*_said("clients were told something else than the book says", wrong), *_said("orders are not finished", unfinished)]
+
+
+def _stock(fetch: Fetch) -> list[str]:
+    bought: defaultdict[tuple[str, str], int] = defaultdict(int)
+    for order_id, sku, quantity in fetch(
+        "orders",
+        "SELECT l.order_id, l.sku, l.quantity - l.refunded FROM order_line l JOIN placed_order o ON o.order_id = l.order_id"
+        " WHERE o.status = 'completed'",
+    ):
+        bought[order_id, sku] += quantity
+    taken: defaultdict[tuple[str, str], int] = defaultdict(int)
+    for order_id, sku, quantity in fetch("stock", "SELECT order_id, sku, -quantity FROM movement WHERE order_id IS NOT NULL"):
+        taken[order_id, sku] += quantity
+    wrong = [f"{key}: bought {bought[key]}, taken {taken[key]}" for key in bought.keys() | taken.keys() if bought[key] != taken[key]]
+    shelves = dict(fetch("stock", "SELECT sku, available FROM item"))
+    moved = dict(fetch("stock", "SELECT sku, SUM(quantity) FROM movement GROUP BY sku"))
+    odd = [f"{sku}: {available} on the shelf, {moved.get(sku, 0)} moved" for sku, available in shelves.items() if available != moved.get(sku, 0)]
+    negative = [sku for sku, available in shelves.items() if available < 0]
+    return [*_said("orders took other goods than they bought", wrong), *_said("shelves disagree with their movements", odd),
+            *_said("shelves are negative", negative)]  # fmt: skip
+
+
+def _money(fetch: Fetch) -> list[str]:
+    due: defaultdict[str, int] = defaultdict(int)
+    for order_id, total in fetch(
+        "orders",
+        "SELECT l.order_id, SUM((l.quantity - l.refunded) * l.unit_price) FROM order_line l"
+        " JOIN placed_order o ON o.order_id = l.order_id WHERE o.status = 'completed' GROUP BY l.order_id",
+    ):
+        due[order_id] = int(total)
+    paid: defaultdict[str, int] = defaultdict(int)
+    for order_id, amount in fetch("payments", "SELECT order_id, SUM(-amount) FROM entry WHERE order_id IS NOT NULL GROUP BY order_id"):
+        paid[order_id] = int(amount)
+    wrong = [f"{id_}: cost {due[id_]}, paid {paid[id_]}" for id_ in due.keys() | paid.keys() if due[id_] != paid[id_]]
+    balances = dict(fetch("payments", "SELECT account_id, balance FROM account"))
+    booked = {id_: int(amount) for id_, amount in fetch("payments", "SELECT account_id, SUM(amount) FROM entry GROUP BY account_id")}
+    odd = [id_ for id_, balance in balances.items() if balance != booked.get(id_, 0) or balance < 0]
+    return [*_said("orders paid something else than they cost", wrong), *_said("accounts disagree with their entries", odd)]
+
+
+def _settled(fetch: Fetch) -> list[str]:
+    found = []
+    twice = fetch("orders", "SELECT order_id FROM order_step WHERE what = 'completed' GROUP BY order_id HAVING COUNT(*) > 1")
+    found += _said("orders were completed twice", [row[0] for row in twice])
+    shipped = fetch("shipments", "SELECT order_id FROM shipment GROUP BY order_id HAVING COUNT(*) > 1")
+    found += _said("orders were shipped twice", [row[0] for row in shipped])
+    dead = [row[0] for service in ("orders", "stock", "payments", "shipments")
+            for row in fetch(service, "SELECT handler FROM eventplat_pending WHERE state = 'dead'")]  # fmt: skip
+    return [*found, *_said("messages are dead", dead), *_leftovers(fetch, ("orders", "stock", "payments", "shipments"))]
+
+
+def _leftovers(fetch: Fetch, services: Sequence[str]) -> list[str]:
+    found = []
+    for service in services:
+        found += _said(f"rows of {service} wait to be sent", [row[0] for row in fetch(service, "SELECT id FROM eventplat_outbox")])
+        waiting = fetch(service, "SELECT handler FROM eventplat_pending WHERE state <> 'dead'")
+        found += _said(f"messages of {service} are not settled", [row[0] for row in waiting])
+        open_ = fetch(service, "SELECT id, state FROM eventplat_saga WHERE ended_us IS NULL")
+        found += _said(f"sagas of {service} have not ended", [f"{row[0]} {row[1]}" for row in open_])
+    return found
+
+
+def _said(what: str, which: Sequence[str]) -> list[str]:
+    return [f"{len(which)} {what}: {', '.join(map(str, which[:5]))}"] if which else []
