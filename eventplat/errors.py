@@ -24,7 +24,7 @@ class EventplatError(Exception):
         return f"{text} [{self.code}]" if not self.next_move else f"{text}. {self.next_move} [{self.code}]"
 
 
-class Rejected(EventplatError):  # noqa: N818 - a business answer, not a fault
+class Rejected(EventplatError):
     """A business "no": never retried, a saga compensates, HTTP answers it as a problem.
 
     Args:
@@ -43,14 +43,14 @@ class Rejected(EventplatError):  # noqa: N818 - a business answer, not a fault
         return str(self.args[0])
 
 
-class TimedOut(EventplatError):  # noqa: N818 - an ending, not a fault
+class TimedOut(EventplatError):
     """No answer in time. Unknown: it may have happened. Not a `Rejected`."""
 
     code = "EP701"
     next_move = "Ask again under the same id: it runs at most once"
 
 
-class Failed(EventplatError):  # noqa: N818 - an ending, not a fault
+class Failed(EventplatError):
     """The other side ran out of attempts: its message is a dead letter, nothing was applied."""
 
     code = "EP702"

@@ -16,18 +16,17 @@ from random import SystemRandom
 from typing import Any
 
 from eventplat.broker.connect import open_transport
-from eventplat.gateway.app import create_app
-from eventplat.gateway.server import HttpServer
-from eventplat.observability.logs import configure
-from eventplat.security.grant import GrantVerifier
-from eventplat.security.keys import ensure_keys
-
 from eventplat.broker.topology import Names, Topology
 from eventplat.broker.transport import Transport
 from eventplat.clock import Clock, SystemClock
 from eventplat.errors import SettingsError
+from eventplat.gateway.app import create_app
+from eventplat.gateway.server import HttpServer
 from eventplat.lifecycle import stop_all, until_signalled
 from eventplat.messages.ids import Chance
+from eventplat.observability.logs import configure
+from eventplat.security.grant import GrantVerifier
+from eventplat.security.keys import ensure_keys
 from eventplat.service.endpoint import topology
 from eventplat.service.runner import Runner
 from eventplat.service.service import Service

@@ -53,7 +53,7 @@ class Retry:
 
     def wait_s(self, attempts: int, chance: float) -> float:
         """Seconds to wait after `attempts` attempts: half fixed, half chance (0..1)."""
-        ceiling = min(seconds(self.first) * 2 ** min(attempts - 1, 30), seconds(self.longest))
+        ceiling: float = min(seconds(self.first) * 2 ** min(attempts - 1, 30), seconds(self.longest))
         return ceiling * (0.5 + chance / 2)
 
 

@@ -21,15 +21,25 @@ from eventplat.broker.transport import Outgoing
 from eventplat.clock import Clock
 from eventplat.discovery.registry import Registry
 from eventplat.errors import (
-    BadIdempotencyKey, BadToken, BrokerAway, BrokerUnavailable, Forbidden, GatewayError, NoAnswer, ServiceAway, StillRunning, TimedOut,
-    Unroutable, WrongMethod,
+    BadIdempotencyKey,
+    BadToken,
+    BrokerAway,
+    BrokerUnavailable,
+    Forbidden,
+    GatewayError,
+    NoAnswer,
+    ServiceAway,
+    StillRunning,
+    TimedOut,
+    Unroutable,
+    WrongMethod,
 )  # fmt: skip
 from eventplat.failpoints import failpoint
 from eventplat.gateway.http import ClientGone, Receive, Request, Scope, Send, write
 from eventplat.gateway.idempotency import command_id
 from eventplat.gateway.operations import Operation, OperationIds
 from eventplat.gateway.problems import Headers, Reply, failed, problem, rejected, unexpected
-from eventplat.gateway.routes import Table, Target
+from eventplat.gateway.routes import Match, Table, Target
 from eventplat.gateway.validation import Wrong, read_object
 from eventplat.messages.codec import to_properties
 from eventplat.messages.envelope import DONE, FAILED, REJECTED, RUNNING, Envelope
@@ -71,11 +81,7 @@ class Forwarder:
         if match is None:
             return False
         try:
-            target = match.targets.get(request.method)
-            if target is None:
-                allowed = ", ".join(sorted(match.targets))
-                raise _WrongMethodHere(f"{request.method} is not among {allowed}", allowed)
-            reply = await self._serve(request, target, match.values, receive)
+            reply = await self._serve(request, _target(match, request.method), match.values, receive)
         except ClientGone:
             return True
         except GatewayError as error:
@@ -169,7 +175,8 @@ class Forwarder:
         try:
             answer = await self._ask(outgoing, id_, wait_s)
         except TimedOut:
-            return Reply(202, json.dumps({"operation": operation, "status": "running"}).encode(), headers=[*headers, *preference, *_retry_after()])
+            body = json.dumps({"operation": operation, "status": "running"}).encode()
+            return Reply(202, body, headers=[*headers, *preference, *_retry_after()])
         if answer.type == RUNNING:
             raise _RunningHere("its outcome is not known yet", headers)
         return _reply_of(answer, target)
@@ -219,6 +226,14 @@ class Forwarder:
 
     def _grant(self, principal: Principal, operation: str) -> str | None:
         return None if self.signer is None else self.signer.sign(principal, operation, self.clock.time_us() // 1_000_000)
+
+
+def _target(match: Match, method: str) -> Target:
+    target = match.targets.get(method)
+    if target is None:
+        allowed = ", ".join(sorted(match.targets))
+        raise _WrongMethodHere(f"{method} is not among {allowed}", allowed)
+    return target
 
 
 class _WrongMethodHere(WrongMethod):

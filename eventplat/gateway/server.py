@@ -50,7 +50,8 @@ class HttpServer:
             listener.bind((self._host, self._port))
         except OSError as error:
             listener.close()
-            raise SettingsError(f"the gateway cannot listen on {self._host}:{self._port}: {error.strerror}. Set EVENTPLAT_GATEWAY_PORT") from None
+            where = f"{self._host}:{self._port}"
+            raise SettingsError(f"the gateway cannot listen on {where}: {error.strerror}. Set EVENTPLAT_GATEWAY_PORT") from None
         self._port = listener.getsockname()[1]
         self._task = asyncio.create_task(self._server.serve([listener]), name="http")
         while not self._server.started:

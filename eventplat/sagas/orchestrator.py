@@ -128,7 +128,7 @@ class Orchestrator:
         try:
             reply = to_envelope(delivery.properties, delivery.body)
         except Malformed as error:
-            logger.error("dropped a reply that cannot be read: %s", error)
+            logger.warning("dropped a reply that cannot be read: %s", error)
             delivery.dead_letter()
             return
         if await reliably(partial(self._take_reply, reply)):

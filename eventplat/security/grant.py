@@ -52,7 +52,9 @@ class GrantVerifier:
             self._known.move_to_end(grant)
             return known
         try:
-            claims: dict[str, Any] = jwt.decode(grant, self._key, algorithms=[ALGORITHM], options={"require": ["sub", "op", "iat"], "verify_iat": False})
+            claims: dict[str, Any] = jwt.decode(
+                grant, self._key, algorithms=[ALGORITHM], options={"require": ["sub", "op", "iat"], "verify_iat": False}
+            )
         except jwt.PyJWTError as error:
             logger.warning("a grant was refused: %s", type(error).__name__)
             raise BadToken("the grant was not accepted") from None

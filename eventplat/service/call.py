@@ -14,22 +14,21 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
 
-from eventplat.sagas.orchestrator import Orchestrator
-from eventplat.security.grant import GrantVerifier
-from eventplat.security.policies import missing_scopes
-from eventplat.security.principal import ANONYMOUS, Principal
-from eventplat.storage.session import run_in_thread
-
 from eventplat.clock import Clock
 from eventplat.errors import BadHandler, Rejected
 from eventplat.messages.codec import parse
 from eventplat.messages.envelope import FAILED, RUNNING, Envelope
 from eventplat.messages.message import Message
+from eventplat.sagas.orchestrator import Orchestrator
+from eventplat.security.grant import GrantVerifier
+from eventplat.security.policies import missing_scopes
+from eventplat.security.principal import ANONYMOUS, Principal
 from eventplat.service.context import Context, SyncContext
 from eventplat.service.endpoint import Endpoint
 from eventplat.service.handlers import Tick
 from eventplat.service.service import Service
 from eventplat.settings import Settings
+from eventplat.storage.session import run_in_thread
 from eventplat.transactions import pending
 from eventplat.transactions.unit_of_work import Transactions, UnitOfWork
 

@@ -18,12 +18,11 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from random import SystemRandom
 from typing import Any, Self, TypeVar
 
-from eventplat.broker.connect import open_transport
-from eventplat.routing.request_reply import Requester
 from sqlalchemy import event as sqlalchemy_event
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.util import await_only
 
+from eventplat.broker.connect import open_transport
 from eventplat.broker.topology import COMMANDS, QUERIES, Names, owner_of, routing_key
 from eventplat.broker.transport import Outgoing, Transport
 from eventplat.clock import SystemClock
@@ -32,6 +31,7 @@ from eventplat.messages.codec import parse, to_properties
 from eventplat.messages.envelope import DONE, FAILED, REJECTED, Envelope
 from eventplat.messages.message import Command, Event, Message, Query
 from eventplat.retry import Duration, seconds
+from eventplat.routing.request_reply import Requester
 from eventplat.service.outgoing import Outgoings
 from eventplat.settings import Settings, load
 from eventplat.transactions.unit_of_work import UnitOfWork

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Generic
 
 import structlog
 from typing_extensions import TypeVar
-from eventplat.sagas import store
-from eventplat.sagas.steps import SagaView, view_of
-from eventplat.security.principal import Principal
 
 from eventplat.messages.envelope import Envelope
 from eventplat.retry import Duration, seconds
+from eventplat.sagas import store
+from eventplat.sagas.steps import SagaView, view_of
+from eventplat.security.principal import Principal
 from eventplat.transactions.unit_of_work import UnitOfWork
 
 if TYPE_CHECKING:

@@ -26,9 +26,9 @@ from eventplat.messages.message import Event, Message
 from eventplat.retry import Duration, Retry, seconds
 
 if TYPE_CHECKING:
-    from eventplat.sagas.saga import Saga
     from pydantic import TypeAdapter
 
+    from eventplat.sagas.saga import Saga
     from eventplat.service.context import Context, SyncContext
 
 S = TypeVar("S", default=None)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import urlsplit
 
-from eventplat.storage.migrate import check, create_tables, upgrade
 from sqlalchemy import MetaData
 
 from eventplat.broker.topology import Names
@@ -20,6 +19,7 @@ from eventplat.messages.message import Message
 from eventplat.service.service import Service
 from eventplat.settings import Settings
 from eventplat.storage.database import Database
+from eventplat.storage.migrate import check, create_tables, upgrade
 from eventplat.transactions.dispatch import Dispatcher
 from eventplat.transactions.owner import Owner
 from eventplat.transactions.relay import Relay
@@ -50,7 +50,8 @@ class Outgoings:
         user = urlsplit(settings.broker()).username  # RabbitMQ refuses a message that claims another user than its connection's
         self.sender = Sender(name, Names(settings.prefix), clock, chance, owners, user_id=user)
         self.owner = Owner(
-            self.database, name, new_id=self.sender.new_id, term_s=settings.process_term_s, clock=clock, is_only=settings.is_embedded and is_alone
+            self.database, name, new_id=self.sender.new_id, term_s=settings.process_term_s, clock=clock,
+            is_only=settings.is_embedded and is_alone,
         )
         self.dispatcher = Dispatcher(self.database, transport, self.sender.names, self.owner, clock)
         self.relay = Relay(self.database, self.owner, self.dispatcher, clock)

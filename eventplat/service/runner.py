@@ -16,15 +16,14 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from eventplat.discovery.announcer import Announcer
-from eventplat.security.grant import GrantVerifier
-
 from eventplat.broker.consumer import Consumer
 from eventplat.broker.topology import Names
 from eventplat.broker.transport import Transport
 from eventplat.clock import Clock
+from eventplat.discovery.announcer import Announcer
 from eventplat.lifecycle import stop_all
 from eventplat.messages.ids import Chance
+from eventplat.security.grant import GrantVerifier
 from eventplat.service.call import Caller
 from eventplat.service.endpoint import Endpoint, endpoints, manifest, operations_queue, owners, replies_queue, topology
 from eventplat.service.outgoing import Outgoings

@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from eventplat.broker.topology import EVENTS, Names
 from eventplat.broker.transport import Confirmed, Outcome, Outgoing, Returned, Transport
@@ -99,13 +99,13 @@ class Dispatcher:
         self._known.clear()
         self._settling.clear()
 
-    async def _forever(self, turn: object, wake: asyncio.Event) -> None:
+    async def _forever(self, turn: Callable[[], Awaitable[None]], wake: asyncio.Event) -> None:
         delay = 0.1
         while True:
             await wake.wait()
             wake.clear()
             try:
-                await turn()  # type: ignore[operator]
+                await turn()
                 delay = 0.1
             except Exception as error:
                 expected = isinstance(error, BrokerUnavailable)
@@ -126,11 +126,8 @@ class Dispatcher:
 
     async def _publish(self, batch: list[tuple[str, Outgoing]]) -> None:
         failpoint("dispatch.before_publish")
-        publishing = asyncio.ensure_future(self._transport.publish([outgoing for _, outgoing in batch]))
-        await asyncio.sleep(0)
-        failpoint("dispatch.after_publish")
         try:
-            outcomes = await publishing
+            outcomes, _ = await asyncio.gather(self._transport.publish([outgoing for _, outgoing in batch]), _published())
         except BaseException:
             self._waiting.extendleft(reversed([letter for letter in batch if letter[0] in self._known]))
             raise
@@ -172,3 +169,8 @@ class Dispatcher:
             await outbox.mark_unrouted(connection, unrouted)
             await outbox.postpone(connection, homeless, wait_us=RETURNED_WAIT_US)
             await outbox.postpone(connection, [id_ for id_, _ in nacked], wait_us=NACKED_WAIT_US)
+
+
+async def _published() -> None:
+    """The moment when the batch has been handed to the broker and nothing is confirmed yet."""
+    failpoint("dispatch.after_publish")

@@ -139,7 +139,9 @@ async def park(
     await connection.execute(row.on_conflict_do_nothing())
 
 
-async def count_due(connection: AsyncConnection, handlers: Sequence[str], state: PendingState, *, lease_us: int, limit: int) -> list[Pending]:
+async def count_due(
+    connection: AsyncConnection, handlers: Sequence[str], state: PendingState, *, lease_us: int, limit: int
+) -> list[Pending]:
     """Take up to `limit` due rows: their attempt counted, and nobody else's for `lease_us` microseconds."""
     due = (
         select(pending.c.handler, pending.c.message_id)

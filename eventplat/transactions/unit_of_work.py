@@ -21,7 +21,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
-from eventplat.storage.session import open_session
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from eventplat.broker.topology import COMMANDS, EVENTS, REPLIES, Names, owner_of, routing_key
@@ -34,6 +33,7 @@ from eventplat.messages.envelope import Envelope
 from eventplat.messages.ids import Chance, derived_id, new_id
 from eventplat.messages.message import Command, Event, Message
 from eventplat.storage.database import Database
+from eventplat.storage.session import open_session
 from eventplat.transactions import inbox, outbox
 from eventplat.transactions.dispatch import Dispatcher
 from eventplat.transactions.outbox import Letter

@@ -13,7 +13,7 @@ from typing import Any
 
 from tests.servers import PostgresServer
 
-Fetch = Callable[[str, str], list[tuple[Any, ...]]]
+Fetch = Callable[[str, str], list[Any]]
 
 
 def of_files(folder: Path) -> Fetch:
@@ -60,7 +60,7 @@ def at_rest(fetch: Fetch, services: Sequence[str]) -> bool:
 
 
 def _orders(fetch: Fetch, told: Mapping[str, bool]) -> list[str]:
-    status = dict(fetch("orders", "SELECT order_id, status FROM placed_order"))
+    status: dict[str, str] = dict(fetch("orders", "SELECT order_id, status FROM placed_order"))
     wrong = [id_ for id_, completed in told.items() if status.get(id_, "refused") != ("completed" if completed else "refused")]
     unfinished = [id_ for id_, state in status.items() if state not in ("completed", "refused")]
     return [*_said("clients were told something else than the book says", wrong), *_said("orders are not finished", unfinished)]
@@ -78,9 +78,9 @@ def _stock(fetch: Fetch) -> list[str]:
     for order_id, sku, quantity in fetch("stock", "SELECT order_id, sku, -quantity FROM movement WHERE order_id IS NOT NULL"):
         taken[order_id, sku] += quantity
     wrong = [f"{key}: bought {bought[key]}, taken {taken[key]}" for key in bought.keys() | taken.keys() if bought[key] != taken[key]]
-    shelves = dict(fetch("stock", "SELECT sku, available FROM item"))
-    moved = dict(fetch("stock", "SELECT sku, SUM(quantity) FROM movement GROUP BY sku"))
-    odd = [f"{sku}: {available} on the shelf, {moved.get(sku, 0)} moved" for sku, available in shelves.items() if available != moved.get(sku, 0)]
+    shelves: dict[str, int] = dict(fetch("stock", "SELECT sku, available FROM item"))
+    moved: dict[str, int] = dict(fetch("stock", "SELECT sku, SUM(quantity) FROM movement GROUP BY sku"))
+    odd = [f"{sku}: {left} on the shelf, {moved.get(sku, 0)} moved" for sku, left in shelves.items() if left != moved.get(sku, 0)]
     negative = [sku for sku, available in shelves.items() if available < 0]
     return [*_said("orders took other goods than they bought", wrong), *_said("shelves disagree with their movements", odd),
             *_said("shelves are negative", negative)]  # fmt: skip
@@ -98,7 +98,7 @@ def _money(fetch: Fetch) -> list[str]:
     for order_id, amount in fetch("payments", "SELECT order_id, SUM(-amount) FROM entry WHERE order_id IS NOT NULL GROUP BY order_id"):
         paid[order_id] = int(amount)
     wrong = [f"{id_}: cost {due[id_]}, paid {paid[id_]}" for id_ in due.keys() | paid.keys() if due[id_] != paid[id_]]
-    balances = dict(fetch("payments", "SELECT account_id, balance FROM account"))
+    balances: dict[str, int] = dict(fetch("payments", "SELECT account_id, balance FROM account"))
     booked = {id_: int(amount) for id_, amount in fetch("payments", "SELECT account_id, SUM(amount) FROM entry GROUP BY account_id")}
     odd = [id_ for id_, balance in balances.items() if balance != booked.get(id_, 0) or balance < 0]
     return [*_said("orders paid something else than they cost", wrong), *_said("accounts disagree with their entries", odd)]

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from tests.faults.books import Fetch, of_files, of_server
@@ -69,9 +70,9 @@ async def campaign(kinds: list[Kind], orders: int, only: str) -> list[Report]:
             try:
                 url = postgres.create_database("shop")
                 environment = {"EVENTPLAT_PROFILE": "dev", "EVENTPLAT_BROKER_URL": rabbitmq.url, "EVENTPLAT_DATABASE_URL": url}
-                strikes = {
-                    "rabbitmq": lambda server=rabbitmq: asyncio.to_thread(_kill_and_start, server),
-                    "postgres": lambda server=postgres: asyncio.to_thread(server.restart, "immediate"),
+                strikes: dict[str, Callable[[], Awaitable[None]]] = {
+                    "rabbitmq": partial(asyncio.to_thread, _kill_and_start, rabbitmq),
+                    "postgres": partial(asyncio.to_thread, postgres.restart, "immediate"),
                 }
                 reports += await _on(kind, Path(folder), environment, of_server(postgres, "shop"), strikes, orders, only)
             finally:

@@ -78,7 +78,7 @@ async def run(
     Args:
         strike: Does it, for a fault that is not one of the stack's processes; called when a part of the orders is answered.
     """
-    report, began, chance = Report(fault, orders), time.monotonic(), Random(seed)  # noqa: S311 - repeatable on purpose
+    report, began, chance = Report(fault, orders), time.monotonic(), Random(seed)
     plan = generate(orders, seed=seed, prefix=f"f{seed}-")
     limits = httpx.Limits(max_connections=AT_ONCE * 2)
     async with httpx.AsyncClient(base_url=stack.url, timeout=30, limits=limits) as http:
