@@ -27,6 +27,7 @@ from weakref import WeakSet
 
 from sqlalchemy import Connection, event, select
 from sqlalchemy.engine import URL, ExceptionContext, make_url
+from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncTransaction, create_async_engine
 
 from eventplat.clock import Clock
@@ -74,6 +75,8 @@ class Database:
             self.engine = self._sqlite_engine(parsed, clock, pool_size, echo)
         else:
             raise SettingsError(f"{self.url} is neither postgresql:// nor sqlite://")
+        self._renews = False
+        event.listen(self.engine.sync_engine, "checkout", self._on_checkout)
         event.listen(self.engine.sync_engine, "handle_error", self._on_error)
         event.listen(self.engine.sync_engine, "rollback_savepoint", self._on_savepoint_undone)
 
@@ -134,12 +137,16 @@ class Database:
         async with self.connect() as connection:
             is_read_only = (await connection.exec_driver_sql("SHOW transaction_read_only")).scalar_one() == "on"
         if is_read_only:
-            await self.engine.dispose()
+            self.renew()
             raise DatabaseUnavailable(f"{self.url} answers, but takes no writes: a standby, or set read-only")
 
     async def now_us(self, connection: AsyncConnection) -> int:
         """The database's clock in microseconds since 1970."""
         return int((await connection.execute(select(now_us()))).scalar_one())
+
+    def renew(self) -> None:
+        """Use no connection again that is open now; those in use end when they are given back."""
+        self._renews = True
 
     async def close(self) -> None:
         """Close every connection; a `sqlite://` database vanishes."""
@@ -226,6 +233,11 @@ class Database:
         if isinstance(error, connection.dialect.loaded_dbapi.Error):
             self._failed.add(connection)
         return None
+
+    def _on_checkout(self, *_: object) -> None:
+        if self._renews:
+            self._renews = False
+            raise InvalidatePoolError("the connections have been renewed")  # SQLAlchemy's way to say so: it connects anew
 
     def _on_savepoint_undone(self, connection: Connection, _name: str, _context: object) -> None:
         self._failed.discard(connection)

@@ -172,7 +172,7 @@ async def _prepare_schema(database: Database, create: bool, login: str | None) -
         await connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('eventplat'), 0)"))
         owner = f'AUTHORIZATION "{role}"' if await _prepare_role(connection, role, login) else ""
         await connection.execute(text(f'CREATE SCHEMA IF NOT EXISTS "{schema}" {owner}'))
-    await database.engine.dispose()  # connections take the role when they are opened
+    database.renew()  # a connection takes the role when it is opened
 
 
 async def _prepare_role(connection: AsyncConnection, role: str, login: str | None) -> bool:

@@ -95,7 +95,7 @@ def _sagas() -> None:
         _text("saga_id", primary_key=True), Column("position", Integer, primary_key=True, autoincrement=False),
         _text("path"), _text("kind"), _bucket(),
         _uuid("command_id", nullable=True), _text("record"), _text("state"), _us("asked_us"), _us("settled_us", nullable=True),
-        _text("outcome_type", nullable=True), _bytes("outcome", nullable=True),
+        Column("settled_position", Integer, nullable=True), _text("outcome_type", nullable=True), _bytes("outcome", nullable=True),
     )
     _index("saga_step_command", "saga_step", ["command_id"], unique=True, where="command_id IS NOT NULL")
     _index("saga_step_path", "saga_step", ["saga_id", "path"])
