@@ -28,10 +28,10 @@ class Settles(Protocol):
 class EmbeddedDelivery:
     """Implements `transport.Delivery`."""
 
-    __slots__ = ("_channel", "_is_settled", "_properties", "copy", "delivery_count", "delivery_tag")
+    __slots__ = ("_channel", "_properties", "copy", "delivery_count", "delivery_tag")
 
     def __init__(self, payload: Copy, channel: Settles) -> None:
-        self.copy, self._channel, self._is_settled = payload, channel, False
+        self.copy, self._channel = payload, channel
         self._properties: Properties | None = None
         self.delivery_tag: int = channel.next_tag()
         self.delivery_count = payload.deliveries - 1
@@ -63,17 +63,13 @@ class EmbeddedDelivery:
         return self.delivery_count > 0
 
     def ack(self) -> None:
-        if self._settles():
+        if self._channel.has(self.delivery_tag):
             self._channel.basic_ack(self.delivery_tag)
 
     def requeue(self) -> None:
-        if self._settles():
+        if self._channel.has(self.delivery_tag):
             self._channel.basic_reject(self.delivery_tag, requeue=True)
 
     def dead_letter(self) -> None:
-        if self._settles():
+        if self._channel.has(self.delivery_tag):
             self._channel.basic_reject(self.delivery_tag, requeue=False)
-
-    def _settles(self) -> bool:
-        first, self._is_settled = not self._is_settled, True
-        return first and self._channel.has(self.delivery_tag)

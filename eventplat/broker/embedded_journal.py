@@ -7,7 +7,8 @@ Settled     a commit of nothing but acks and hand-outs is written, not synced (N
             it, so a kill -9 loses none; a power cut may, and then what was acked comes again. Every synced
             commit carries all earlier ones to the disk.
 Handed out  each hand-out is counted in the file before the consumer sees it: a message that kills its process
-            is counted as often as it kills.
+            is counted as often as it kills. Written, not synced, that is lost in 50 us a message at prefetch 1;
+            synced it was 1,070.
 Alone       an flock on a second file, held while open, that the kernel releases however the process dies.
             SQLite's own locks would go with any other descriptor of the file that this process closes.
 Bounded     pages of deleted rows are used again, the write-ahead log starts over at each checkpoint.

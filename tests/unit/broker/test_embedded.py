@@ -126,6 +126,24 @@ async def test_a_cancelled_consumer_settles_what_it_had_and_gets_nothing_more(ho
 
 
 @on_loop
+async def test_the_next_single_active_consumer_takes_over_at_once(house: House) -> None:
+    transport = await house.transport()
+    alone = Queue("alone", bindings=(Binding("x", "alone"),), single_active=True)
+    await transport.declare(Topology((), (alone,)))
+    first: list[Delivery] = []
+    second: list[Delivery] = []
+    subscription = await transport.consume(alone, first.append, prefetch=1)
+    await transport.consume(alone, second.append, prefetch=10)
+    await transport.publish([out(b"1", "alone"), out(b"2", "alone"), out(b"3", "alone")])
+    assert second == []
+
+    await subscription.cancel()
+    await turn()
+
+    assert ([each.body for each in first], [each.body for each in second]) == ([b"1"], [b"2", b"3"])
+
+
+@on_loop
 async def test_settling_twice_does_nothing(house: House) -> None:
     transport = await house.transport()
     got: list[Delivery] = []
