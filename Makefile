@@ -38,8 +38,7 @@ campaign-faults: $(VENV)/.installed-dev  ## Kill services, broker and database a
 campaign-compose: .env $(VENV)/.installed  ## Start the containers, run the demo against them, take them down
 	trap 'docker compose down --volumes --timeout 20' EXIT; \
 	docker compose up --build --detach --wait --wait-timeout 300; \
-	set -a; . ./.env; set +a; \
-	EVENTPLAT_DEMO_TOKEN=$$($(BIN)/python deploy/make_env.py token) $(BIN)/eventplat demo --url http://127.0.0.1:8000 $(ARGS)
+	EVENTPLAT_DEMO_TOKEN=$$($(BIN)/python deploy/make_env.py token) $(BIN)/eventplat demo --url http://127.0.0.1:$${GATEWAY_PORT:-8000} $(ARGS)
 
 compose-env: .env  ## Write .env with new random passwords and keys for docker compose; an existing one stays
 
