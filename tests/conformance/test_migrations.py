@@ -1,0 +1,71 @@
+"""Migrations: what `eventplat db upgrade` makes is what the services' code declares, on both databases."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, inspect
+
+from eventplat.clock import SystemClock
+from eventplat.service.load import discover
+from eventplat.service.service import Service
+from eventplat.storage.database import Database
+from eventplat.storage.migrate import check, upgrade, upgrade_service
+
+ROOT = Path(__file__).parents[2]
+SERVICES = discover(ROOT / "services")
+
+
+@pytest.fixture(params=["postgresql", "sqlite"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    if request.param == "postgresql":
+        from tests.servers import fresh_database  # noqa: PLC0415 - starts a server, only when a test needs it
+
+        yield fresh_database()
+    else:
+        yield f"sqlite:///{tmp_path / 'file.db'}"
+
+
+@pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.name)
+def test_the_migrations_make_the_tables_that_the_code_declares(url: str, service: Service[Any]) -> None:
+    asyncio.run(_compare(url, service))
+
+
+async def _compare(url: str, service: Service[Any]) -> None:
+    database = Database(url, service=service.name, clock=SystemClock(), pool_size=2)
+    try:
+        for _ in range(2):  # a second run finds everything done
+            await upgrade(database)
+            await upgrade_service(database, ROOT / "migrations", service.name)
+        await check(database)
+        async with database.transaction() as connection:
+            assert await connection.run_sync(_differences, service) == []
+            assert await connection.run_sync(_checks) >= _declared_checks(service)
+    finally:
+        await database.close()
+
+
+def _differences(connection: Connection, service: Service[Any]) -> list[Any]:
+    def ours(name: str | None, kind: str, _: Any) -> bool:
+        return not (kind == "table" and str(name).startswith(("eventplat_", "alembic_")))
+
+    context = MigrationContext.configure(connection, opts={"include_name": ours})
+    assert service.tables is not None
+    return list(compare_metadata(context, service.tables))
+
+
+def _checks(connection: Connection) -> set[str]:
+    inspector = inspect(connection)
+    return {str(found["name"]) for table in inspector.get_table_names() for found in inspector.get_check_constraints(table)}
+
+
+def _declared_checks(service: Service[Any]) -> set[str]:
+    assert service.tables is not None
+    names = (constraint.name for table in service.tables.tables.values() for constraint in table.constraints)
+    return {str(name) for name in names if str(name).startswith("ck_")}
