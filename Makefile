@@ -25,7 +25,7 @@ test: $(VENV)/.installed-dev  ## Run the tests; they start a private RabbitMQ an
 
 check: $(VENV)/.installed-dev  ## ruff, mypy --strict, the import rules, pyright on the public types
 	$(BIN)/ruff check .
-	$(BIN)/mypy
+	$(BIN)/mypy eventplat services tests deploy $(patsubst %/,%,$(sort $(dir $(wildcard benchmarks/*.py))))
 	$(BIN)/lint-imports --no-cache
 	if [ -d tests/typing ]; then $(BIN)/pyright tests/typing; fi
 
