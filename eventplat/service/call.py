@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from eventplat.clock import Clock
-from eventplat.errors import BadHandler, Rejected
+from eventplat.errors import BadHandler, BadToken, Rejected
 from eventplat.messages.codec import parse
 from eventplat.messages.envelope import FAILED, RUNNING, Envelope
 from eventplat.messages.message import Message
@@ -135,7 +135,10 @@ class Caller:
     def _authorise(self, endpoint: Endpoint, envelope: Envelope) -> Principal:
         principal = ANONYMOUS
         if envelope.grant is not None and self._verifier is not None:
-            principal = self._verifier.verify(envelope.grant)
+            try:
+                principal = self._verifier.verify(envelope.grant)
+            except BadToken:  # forged, or signed by another gateway: it will not become valid by trying again
+                raise Rejected("bad_grant", status=403) from None
         if not endpoint.handler.requires:
             return principal
         if envelope.app_id == GATEWAY:

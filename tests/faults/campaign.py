@@ -71,8 +71,8 @@ async def campaign(kinds: list[Kind], orders: int, only: str) -> list[Report]:
                 url = postgres.create_database("shop")
                 environment = {"EVENTPLAT_PROFILE": "dev", "EVENTPLAT_BROKER_URL": rabbitmq.url, "EVENTPLAT_DATABASE_URL": url}
                 strikes: dict[str, Callable[[], Awaitable[None]]] = {
-                    "rabbitmq": partial(asyncio.to_thread, _kill_and_start, rabbitmq),
-                    "postgres": partial(asyncio.to_thread, postgres.restart, "immediate"),
+                    "rabbitmq": partial(asyncio.to_thread, restart, rabbitmq),
+                    "postgres": partial(asyncio.to_thread, restart, postgres),
                 }
                 reports += await _on(kind, Path(folder), environment, of_server(postgres, "shop"), strikes, orders, only)
             finally:
@@ -101,7 +101,8 @@ async def _on(
     return reports
 
 
-def _kill_and_start(server: RabbitServer) -> None:
+def restart(server: RabbitServer | PostgresServer) -> None:
+    """Kill a server the hard way and start it again."""
     server.kill()
     server.start()
 

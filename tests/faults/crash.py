@@ -23,7 +23,6 @@ from tests.faults.stack import Stack
 
 SETTLE_S = 60.0
 AT_ONCE = 16
-BACK_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,8 @@ async def run(
         report.repeats, report.seconds = shop.repeats, time.monotonic() - began
         report.completed, report.refused = told.counts()["completed"], told.counts()["refused"]
         _prove(stack, fault, deaths, report)
-        await _settled(stack, fetch)
+        await wait_until_at_rest(fetch)
+        await stack.ready()
         final = {id_: answer.is_accepted for id_, answer in told.orders.items()}
         report.wrong += audit(fetch, final) + [f"a server error: {error}" for error in shop.server_errors[:3]]
     return report
@@ -150,9 +150,8 @@ def _prove(stack: Stack, fault: Fault, deaths: int, report: Report) -> None:
         report.wrong.append("nobody saw the fault")
 
 
-async def _settled(stack: Stack, fetch: Fetch) -> None:
-    """Wait until nothing is left to do; what is left then is the audit's to name."""
+async def wait_until_at_rest(fetch: Fetch) -> None:
+    """Wait until nothing is left to do; what is left after a minute is the audit's to name."""
     until = time.monotonic() + SETTLE_S
     while time.monotonic() < until and not at_rest(fetch, ("orders", "stock", "payments", "shipments")):
         await asyncio.sleep(0.25)
-    await stack.ready()

@@ -145,7 +145,7 @@ class Stack:
         environment = {
             **{key: value for key, value in os.environ.items() if not key.startswith("EVENTPLAT_")},
             **self.environment,
-            "EVENTPLAT_DATA_DIR": str(self.folder / ("data" if self.kind == "embedded" else name)),
+            "EVENTPLAT_DATA_DIR": str(self.folder / "data"),   # shared: the keys that the gateway signs with stand there
             "EVENTPLAT_GATEWAY_PORT": str(self.port),
             "EVENTPLAT_FAILPOINTS": arm,
             "PYTHONPATH": str(ROOT),
