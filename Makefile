@@ -35,10 +35,10 @@ bench: $(VENV)/.installed-dev  ## Measure eventplat on RabbitMQ and PostgreSQL
 campaign-faults: $(VENV)/.installed-dev  ## Kill services, broker and database at every crash point, for long
 	$(BIN)/python -m tests.faults.campaign $(ARGS)
 
-campaign-compose: .env $(VENV)/.installed  ## Start the containers, run the demo against them, take them down
+campaign-compose: .env $(VENV)/.installed  ## The demo against containers, which are killed meanwhile (ARGS="--count 300")
 	trap 'docker compose down --volumes --timeout 20' EXIT; \
 	docker compose up --build --detach --wait --wait-timeout 300; \
-	EVENTPLAT_DEMO_TOKEN=$$($(BIN)/python deploy/make_env.py token) $(BIN)/eventplat demo --url http://127.0.0.1:$${GATEWAY_PORT:-8000} $(ARGS)
+	$(BIN)/python deploy/campaign.py $(ARGS)
 
 compose-env: .env  ## Write .env with new random passwords and keys for docker compose; an existing one stays
 

@@ -1,0 +1,94 @@
+"""The private servers: they come back after SIGKILL, and nothing of them outlives the process that asked for them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.servers import PostgresServer, RabbitServer
+
+HOUSE = Path(__file__).parents[2]
+PATIENCE_S = 30.0
+OWNER = """
+import os, signal
+from tests.servers import PostgresServer
+server = PostgresServer()
+server.start()
+print(server.pid, server.home, flush=True)
+signal.pause()
+"""
+
+
+@pytest.fixture
+def postgres() -> Iterator[PostgresServer]:
+    server = PostgresServer()
+    server.start()
+    yield server
+    server.remove()
+
+
+@pytest.fixture
+def rabbitmq() -> Iterator[RabbitServer]:
+    server = RabbitServer()
+    server.start()
+    yield server
+    server.remove()
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM], ids=lambda how: how.name)
+def test_a_server_ends_with_the_process_that_started_it(how: signal.Signals) -> None:
+    with subprocess.Popen([sys.executable, "-c", OWNER], cwd=HOUSE, stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout is not None
+        pid, home = owner.stdout.readline().split()
+        assert psutil.pid_exists(int(pid))
+        assert Path(home).is_dir()
+        os.kill(owner.pid, how)
+
+    wait_until(lambda: not _lives(int(pid)) and not Path(home).exists())
+
+
+def test_postgres_keeps_what_was_committed_over_a_sigkill(postgres: PostgresServer) -> None:
+    url, first = postgres.create_database("kept"), postgres.pid
+    postgres.sql("CREATE TABLE note AS SELECT 41 + 1 AS n", "kept")
+
+    postgres.kill()
+    assert not _lives(first)
+    postgres.start()
+
+    assert postgres.pid != first
+    assert postgres.url_of("kept") == url
+    assert postgres.sql("SELECT n FROM note", "kept").strip() == "42"
+
+
+def test_rabbitmq_keeps_its_users_over_a_sigkill(rabbitmq: RabbitServer) -> None:
+    url, first = rabbitmq.url, rabbitmq.pid
+    rabbitmq.ctl("add_user", "kept", "secret")
+
+    rabbitmq.kill()
+    assert not _lives(first)
+    rabbitmq.start()
+
+    assert rabbitmq.url == url
+    assert "kept" in rabbitmq.ctl("list_users")
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not is_so():
+        assert time.monotonic() < deadline, "never came true"
+        time.sleep(0.02)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
