@@ -91,6 +91,10 @@ class Stack:
                 process.kill()
                 await process.wait()
 
+    def pids(self) -> dict[str, int]:
+        """The processes' ids, by name."""
+        return {name: process.pid for name, process in self._processes.items()}
+
     def kill(self, name: str) -> None:
         """SIGKILL; the supervisor brings it back."""
         self._processes[name].send_signal(signal.SIGKILL)

@@ -1,0 +1,1 @@
+"""Benchmarks: eventplat measured on the real servers, every process on this machine."""

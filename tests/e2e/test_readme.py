@@ -1,0 +1,79 @@
+"""README's first service, run as it stands: the code block, the command below it, the request, and what comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shlex
+import signal
+import sys
+from pathlib import Path
+
+import httpx
+
+from tests.servers import free_ports
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+
+
+def test_the_first_service_runs_as_readme_says(tmp_path: Path) -> None:
+    block = re.search(r"<!-- run: (.+?) -->\n```python\n(.+?)```", README, re.DOTALL)
+    assert block is not None
+    (tmp_path / "app.py").write_text(block[2])
+    console = README[block.end() :]
+    sent = re.search(r"\$ (curl .+)\n(.+)\n", console)
+    assert sent is not None
+
+    answers = asyncio.run(_run(shlex.split(block[1]), tmp_path, _headers(sent[1]), _body(sent[1])))
+
+    assert answers[0].text == sent[2]
+    assert answers[1].content == answers[0].content, "the same key is answered again, byte for byte"
+    assert answers[2].status_code == 422, "the same key with another body is refused"
+    assert answers[3].json()["reason"] == "too_many"
+    assert "/orders" in answers[4].json()["paths"]
+
+
+async def _run(command: list[str], folder: Path, headers: dict[str, str], body: str) -> list[httpx.Response]:
+    port = free_ports(1)[0]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("EVENTPLAT_")}
+    process = await asyncio.create_subprocess_exec(
+        str(Path(sys.executable).parent / command[0]), *command[1:], cwd=folder, env={**environment, "EVENTPLAT_GATEWAY_PORT": str(port)},
+        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10) as http:
+            await _until_ready(http)
+            other = {name: value for name, value in headers.items() if name != "Idempotency-Key"}
+            return [
+                await http.post("/orders", content=body, headers=headers),
+                await http.post("/orders", content=body, headers=headers),
+                await http.post("/orders", content=body.replace("3", "4"), headers=headers),
+                await http.post("/orders", content=body.replace("3", "300"), headers=other),
+                await http.get("/openapi.json"),
+            ]
+    finally:
+        process.send_signal(signal.SIGTERM)
+        _, log = await asyncio.wait_for(process.communicate(), 20)
+        assert process.returncode == 0, log.decode()
+
+
+async def _until_ready(http: httpx.AsyncClient) -> None:
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                if "/orders" in (await http.get("/openapi.json")).json()["paths"]:
+                    return
+            except httpx.TransportError:
+                await asyncio.sleep(0.1)
+            await asyncio.sleep(0.05)
+
+
+def _headers(curl: str) -> dict[str, str]:
+    words = shlex.split(curl)
+    return dict(words[at + 1].split(": ", 1) for at, word in enumerate(words) if word == "-H")
+
+
+def _body(curl: str) -> str:
+    words = shlex.split(curl)
+    return words[words.index("-d") + 1]
