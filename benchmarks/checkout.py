@@ -114,7 +114,8 @@ def _print(rounds: list[Round], at_once: int) -> None:
     console = Console(highlight=False)
     rates = sorted(each.per_second for each in rounds)
     everything = sorted(second for each in rounds for second in each.seconds)
-    console.print(f"checkouts through the gateway, {at_once} in flight, {len(rounds)} rounds, {psutil.cpu_count()} processors shared by all")
+    shared = f"{psutil.cpu_count()} processors shared by all"
+    console.print(f"checkouts through the gateway, {at_once} in flight, {len(rounds)} rounds, {shared}")
     console.print(f"  per second   median {statistics.median(rates):.1f}   least {rates[0]:.1f}   most {rates[-1]:.1f}")
     for name, part in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99)):
         console.print(f"  {name:<12} {everything[min(int(len(everything) * part), len(everything) - 1)] * 1_000:.0f} ms")

@@ -78,6 +78,7 @@ class Harness:
         self._process = Process(self._services, settings=settings, clock=self.clock)
         await self._process.start()
         self.http = httpx.AsyncClient(base_url=self._process.url, timeout=QUIET_S)
+        await self._until_discovered()
         self._client = Client("harness", settings=settings)
         await self._client.__aenter__()
         return self
@@ -154,6 +155,14 @@ class Harness:
     def fail(self, handler: Callable[..., object], error: Exception, *, times: int = 1) -> None:
         """Let the next `times` calls of `handler` raise `error`."""
         self._faults[handler] = _Fault(error, times)
+
+    async def _until_discovered(self) -> None:
+        """Let time pass until the gateway has heard what every service can do."""
+        until = asyncio.get_running_loop().time() + QUIET_S
+        while len((await self.http.get("/health/ready")).json().get("instances", {})) < len(self._services):
+            if asyncio.get_running_loop().time() > until:
+                raise NotQuiet("the gateway has not heard of every service")
+            await self.clock.advance(1.0)
 
     async def _moving(self) -> list[str]:
         found = []
