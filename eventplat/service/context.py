@@ -50,7 +50,7 @@ class _Shared(Generic[S]):
         """An outbox row for `event`, sent after the commit; returns its id.
 
         Args:
-            after: Send it this much later.
+            after: Send it this much later; it then has no place in its key's order.
         """
         return self._work.publish(event, after_s=seconds(after))
 

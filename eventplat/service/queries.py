@@ -21,6 +21,7 @@ from eventplat.service.call import Caller
 from eventplat.service.endpoint import Endpoint
 from eventplat.service.pipeline import rejection
 from eventplat.storage.database import Database
+from eventplat.storage.failures import is_transient
 from eventplat.transactions import inbox
 from eventplat.transactions.unit_of_work import Transactions, UnitOfWork
 
@@ -43,11 +44,24 @@ class Queries:
             logger.warning("dropped a question that cannot be read: %s", error)
             delivery.ack()
             return
-        if not envelope.has_expired(self._clock.time_us()):
-            type_, body = await self._answer(endpoint, envelope)
-            if envelope.reply_to is not None:
-                self._transactions.answer_now(self._transactions.sender.answer(envelope, type_, body))
+        answer = await self._in_time(endpoint, envelope)
+        if answer is not None and envelope.reply_to is not None:
+            self._transactions.answer_now(self._transactions.sender.answer(envelope, *answer))
         delivery.ack()
+
+    async def _in_time(self, endpoint: Endpoint | None, envelope: Envelope) -> tuple[str, bytes] | None:
+        """The answer; None once nobody waits for it any more. A database that is away is waited for."""
+        wait_s = 0.05
+        while not envelope.has_expired(self._clock.time_us()):
+            try:
+                return await self._answer(endpoint, envelope)
+            except Exception as error:
+                if not is_transient(error) or envelope.deadline_ms is None:
+                    raise
+                logger.info("waiting %.2f s for the database: %s", wait_s, error)
+                await self._clock.sleep(wait_s)
+                wait_s = min(wait_s * 2, 1.0)
+        return None
 
     async def _answer(self, endpoint: Endpoint | None, envelope: Envelope) -> tuple[str, bytes]:
         try:
@@ -63,6 +77,8 @@ class Queries:
         except Malformed as error:
             return REJECTED, rejection(Rejected("invalid", status=422, detail=str(error.args[0])))
         except Exception as error:
+            if is_transient(error):
+                raise
             logger.exception("a question of type %s failed", envelope.type)
             code = error.code if isinstance(error, EventplatError) else type(error).__name__
             return FAILED, json.dumps({"error": str(error)[:1_000], "code": code}).encode()

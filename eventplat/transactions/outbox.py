@@ -102,6 +102,11 @@ class Letter:
     is_event: bool = False
     after_us: int | None = None      # a delayed send: microseconds from now, on the database's clock
 
+    @property
+    def takes_turn(self) -> bool:
+        """Whether it gets a place in its key's order; a delayed event does not, or its successors would wait for it."""
+        return self.is_event and self.after_us is None and self.envelope.key is not None and self.envelope.stream is not None
+
     def outgoing(self) -> Outgoing:
         """As the transport takes it."""
         return Outgoing(self.exchange, self.routing_key, to_properties(self.envelope), self.envelope.body)
@@ -173,8 +178,8 @@ async def next_due_us(connection: AsyncConnection) -> int | None:
 async def _in_order(connection: AsyncConnection, letters: Sequence[Letter]) -> Sequence[Letter]:
     counts: defaultdict[tuple[str, str], int] = defaultdict(int)
     for letter in letters:
-        if letter.is_event and letter.envelope.key is not None and letter.envelope.stream is not None:
-            counts[letter.envelope.stream, letter.envelope.key] += 1
+        if letter.takes_turn:
+            counts[letter.envelope.stream or "", letter.envelope.key or ""] += 1
     if not counts:
         return letters
     following: dict[tuple[str, str], tuple[int, int | None]] = {}
@@ -184,7 +189,7 @@ async def _in_order(connection: AsyncConnection, letters: Sequence[Letter]) -> S
     placed = []
     for letter in letters:
         place = (letter.envelope.stream or "", letter.envelope.key or "")
-        if not letter.is_event or place not in following:
+        if not letter.takes_turn:
             placed.append(letter)
             continue
         seq, prev = following[place]
