@@ -12,6 +12,7 @@ ended, in whichever way.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import os
@@ -49,6 +50,8 @@ class Server:
         self.home.chmod(0o755)
         watchdog().tell("dir", self.home)
         self.process: subprocess.Popen[bytes] | None = None
+        self._owner = os.getpid()
+        atexit.register(self._at_exit)
 
     @property
     def is_running(self) -> bool:
@@ -80,6 +83,11 @@ class Server:
         """Kill the server and delete its data."""
         self.kill()
         shutil.rmtree(self.home, ignore_errors=True)
+
+    def _at_exit(self) -> None:
+        """Reap what still runs; in a forked child it is the parent's."""
+        if os.getpid() == self._owner:
+            self.remove()
 
     def _spawn(self, command: Sequence[str], env: Mapping[str, str] | None = None, user: str | None = None) -> None:
         if self.is_running:

@@ -26,6 +26,15 @@ print(server.pid, server.home, flush=True)
 signal.pause()
 """
 
+ASLEEP = """
+import signal, subprocess
+from tests.watchdog import watchdog
+child = subprocess.Popen(["sleep", "600"], start_new_session=True)
+watchdog().tell("group", child.pid)
+print(child.pid, flush=True)
+signal.pause()
+"""
+
 
 @pytest.fixture
 def postgres() -> Iterator[PostgresServer]:
@@ -53,6 +62,20 @@ def test_a_server_ends_with_the_process_that_started_it(how: signal.Signals) -> 
         os.kill(owner.pid, how)
 
     wait_until(lambda: not _lives(int(pid)) and not Path(home).exists())
+
+
+def test_the_watchdog_kills_a_process_that_would_not_end_by_itself() -> None:
+    with subprocess.Popen([sys.executable, "-c", ASLEEP], cwd=HOUSE, stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout is not None
+        pid = int(owner.stdout.readline())
+        assert _lives(pid)
+        os.kill(owner.pid, signal.SIGKILL)
+
+    try:
+        wait_until(lambda: not _lives(pid))
+    finally:
+        if _lives(pid):
+            os.kill(pid, signal.SIGKILL)
 
 
 def test_postgres_keeps_what_was_committed_over_a_sigkill(postgres: PostgresServer) -> None:
