@@ -2,6 +2,8 @@
 
 When one is missing, root on a Debian or Ubuntu installs both packages; anybody else is told the command.
 A container may forbid that a package starts its service: nothing here needs the service.
+
+    python -m tests.binaries      install what is missing, print where it is
 """
 
 from __future__ import annotations
@@ -38,6 +40,16 @@ def epmd() -> Path:
     return _found(["/usr/bin", "/usr/local/bin", "/usr/lib/erlang/erts-*/bin", "/usr/local/lib/erlang/erts-*/bin"], "epmd") / "epmd"
 
 
+def ensure_packages() -> None:
+    """Install what is missing now: in the middle of a test it would count as the test's time.
+
+    Raises:
+        NotInstalled: Something is missing and cannot be installed here; the message has the command.
+    """
+    for find in (rabbitmq_bin, postgres_bin, epmd):
+        find()
+
+
 def _found(patterns: Sequence[str], program: str) -> Path:
     """The newest directory of the first pattern that holds `program`; installs the packages when nothing does."""
     for is_last in (False, True):
@@ -45,8 +57,8 @@ def _found(patterns: Sequence[str], program: str) -> Path:
             hits = [path.parent for path in Path("/").glob(f"{pattern}/{program}"[1:])]
             if hits:
                 return max(hits, key=_version)
-        if not is_last:
-            _install(program)
+        if not is_last and (failure := _install(program)):
+            raise NotInstalled(failure)
     raise NotInstalled(f"{program} is still missing after: {INSTALL}")
 
 
@@ -56,11 +68,16 @@ def _version(path: Path) -> list[int]:
 
 
 @functools.cache
-def _install(program: str) -> None:
+def _install(program: str) -> str:
+    """Install both packages; what went wrong, or nothing. A failure is remembered: the next test is told at once."""
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
-        raise NotInstalled(f"{program} is missing; as root: {INSTALL}")
+        return f"{program} is missing; as root: {INSTALL}"
     sys.stderr.write(f"{program} is missing; running: {INSTALL}\n")
     env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     done = subprocess.run(["sh", "-c", INSTALL], env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise NotInstalled(f"`{INSTALL}` ended with {done.returncode}:\n{done.stdout[-1000:]}{done.stderr[-3000:]}")
+    return f"`{INSTALL}` ended with {done.returncode}:\n{done.stdout[-1000:]}{done.stderr[-3000:]}" if done.returncode else ""
+
+
+if __name__ == "__main__":
+    ensure_packages()
+    print(rabbitmq_bin(), postgres_bin(), epmd())  # noqa: T201

@@ -16,6 +16,7 @@ import atexit
 import contextlib
 import functools
 import os
+import random
 import shutil
 import signal
 import socket
@@ -34,6 +35,7 @@ from tests.watchdog import kill_group, watchdog
 START_S = 90.0  # an Erlang node on a busy two-core machine takes about ten
 STOP_S = 60.0
 POLL_S = 0.05
+PORTS = range(15_000, 32_000)  # below 32768, where Linux begins to hand out ports by itself
 
 
 class ServerFailed(Exception):
@@ -129,21 +131,21 @@ class Server:
 
 
 class RabbitServer(Server):
-    """RabbitMQ as the distribution ships it, without plugins.
+    """RabbitMQ as the distribution ships it, without plugins unless asked.
 
     The name server (epmd) is one of its own too and stays up while the broker is killed and started again.
     """
 
     name = "rabbitmq"
 
-    def __init__(self, config: str = "") -> None:
-        """`config` is appended to rabbitmq.conf."""
+    def __init__(self, config: str = "", plugins: Sequence[str] = ()) -> None:
+        """`config` is appended to rabbitmq.conf; `plugins` are enabled by name, as "rabbitmq_stream"."""
         super().__init__()
         self.bin = rabbitmq_bin()
         self.port, self._epmd_port, dist_port = free_ports(3)
         self._epmd: subprocess.Popen[bytes] | None = None
-        (self.home / "plugins").write_text("[].")
-        (self.home / "rabbitmq.conf").write_text(f"disk_free_limit.absolute = 50MB\n{config}\n")
+        (self.home / "plugins").write_text(f"[{','.join(plugins)}].")
+        (self.home / "rabbitmq.conf").write_text(f"disk_free_limit.absolute = 50MB\nconsumer_timeout = 1800000\n{config}\n")
         self._env = {
             "PATH": os.environ.get("PATH", os.defpath), "HOME": str(self.home), "LANG": "C.UTF-8",
             "RABBITMQ_NODENAME": f"eventplat-{uuid.uuid4().hex[:8]}@localhost",
@@ -323,12 +325,22 @@ def shared_postgres() -> PostgresServer:
 
 
 def free_ports(count: int) -> list[int]:
-    """`count` ports that nothing listens on now."""
+    """`count` ports that nothing listens on now and that the kernel gives to nobody who asks for any port.
+
+    A port from the kernel's range can go to another process while its server is down; the server cannot come back then.
+    """
+    found: list[int] = []
     with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+        for port in random.sample(PORTS, len(PORTS)):
+            if len(found) == count:
+                break
+            one = held.enter_context(socket.socket())
+            with contextlib.suppress(OSError):
+                one.bind(("127.0.0.1", port))
+                found.append(port)
+    if len(found) < count:
+        raise ServerFailed(f"no {count} free ports between {PORTS[0]} and {PORTS[-1]}")
+    return found
 
 
 def _family(pid: int) -> list[psutil.Process]:

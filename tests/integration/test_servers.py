@@ -13,7 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.servers import PostgresServer, RabbitServer
+from tests import binaries
+from tests.binaries import NotInstalled, ensure_packages
+from tests.servers import PostgresServer, RabbitServer, free_ports
 
 HOUSE = Path(__file__).parents[2]
 PATIENCE_S = 30.0
@@ -101,6 +103,27 @@ def test_rabbitmq_keeps_its_users_over_a_sigkill(rabbitmq: RabbitServer) -> None
 
     assert rabbitmq.url == url
     assert "kept" in rabbitmq.ctl("list_users")
+
+
+def test_a_server_is_given_a_port_that_the_kernel_gives_to_nobody_else() -> None:
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+
+    ports = free_ports(100)
+
+    assert len(set(ports)) == 100
+    assert max(ports) < first
+
+
+def test_who_may_not_install_a_missing_server_is_told_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    binaries._install.cache_clear()
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(Path, "glob", lambda *_: iter(()))
+
+    try:
+        with pytest.raises(NotInstalled, match=r"rabbitmq-server is missing; as root: .*apt-get install -y .* postgresql"):
+            ensure_packages()
+    finally:
+        binaries._install.cache_clear()  # else the answer given to this pretended user stays
 
 
 def wait_until(is_so: Callable[[], bool]) -> None:
