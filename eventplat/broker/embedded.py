@@ -89,7 +89,7 @@ class EmbeddedTransport:
         """Join the broker; the first to do so loads the journal.
 
         Raises:
-            EmbeddedBrokerBusy: Another process has the journal open.
+            EmbeddedBrokerBusy: Another process has the journal open, or another loop of this one the broker.
             BrokerUnavailable: The journal cannot be opened or read.
         """
         if self._broker is not None:

@@ -22,7 +22,7 @@ from eventplat.broker.embedded_queue import Copy
 from eventplat.broker.embedded_turn import Turns
 from eventplat.broker.topology import Topology
 from eventplat.clock import Clock
-from eventplat.errors import BrokerUnavailable
+from eventplat.errors import BrokerUnavailable, EmbeddedBrokerBusy
 
 _shared: dict[Path | None, EmbeddedBroker] = {}
 
@@ -62,13 +62,15 @@ class EmbeddedBroker:
         """Open it, if `member` is the first.
 
         Raises:
-            EmbeddedBrokerBusy: Another process has the journal open.
+            EmbeddedBrokerBusy: Another process has the journal open, or another loop of this one the broker.
             BrokerUnavailable: The journal cannot be opened or read.
         """
         if self.is_stale:
             self.abandon()
         if self._turns is None:
             self._open()
+        elif self._turns.is_elsewhere:
+            raise EmbeddedBrokerBusy(f"another loop of this process has the embedded broker {self.path or 'in memory'} open")
         self._members.add(member)
 
     def leave(self, member: object) -> None:

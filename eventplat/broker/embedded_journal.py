@@ -213,7 +213,7 @@ def _queue_row(queue: Queue) -> tuple[str, str, bool, str | None, str | None]:
 def _lock(path: Path) -> int:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = os.open(f"{path}-lock", os.O_RDWR | os.O_CREAT, 0o600)
+        lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise BrokerUnavailable(f"the journal {path} cannot be opened: {error}") from error
     try:

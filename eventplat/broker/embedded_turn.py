@@ -96,6 +96,11 @@ class Turns:
         """Its loop ended without closing it."""
         return self._loop.is_closed()
 
+    @property
+    def is_elsewhere(self) -> bool:
+        """Asked on another loop than its own."""
+        return asyncio.get_running_loop() is not self._loop
+
     # --- noting ------------------------------------------------------------------------------------------------
 
     def publish(self, batch: Sequence[Outgoing]) -> tuple[list[Outcome], asyncio.Future[None] | None]:
@@ -213,9 +218,12 @@ class Turns:
             channel.hand_out(delivery)
 
     def close(self) -> None:
-        """Do what was noted, then nothing more."""
-        self.run()
-        self._is_due = False
+        """Do what was noted and what follows from it, then nothing more."""
+        while self._is_due:
+            self.run()
+        for copy in self._stranded:
+            copy.queue.give_back(copy)
+        self._stranded.clear()
         self._connection.close()
         if self._alarm is not None:
             self._alarm.clear()

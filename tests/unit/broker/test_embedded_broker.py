@@ -14,6 +14,7 @@ from eventplat.broker.transport import Outgoing
 from eventplat.clock import SystemClock
 from eventplat.errors import BrokerUnavailable, EmbeddedBrokerBusy
 from eventplat.messages.codec import Properties
+from eventplat.testing.virtual_clock import VirtualClock
 
 CLOCK = SystemClock()
 TOPOLOGY = Topology((Exchange("x", "topic"),), (Queue("q", bindings=(Binding("x", "#"),)),))
@@ -81,6 +82,74 @@ def test_a_broker_in_memory_that_somebody_holds_keeps_what_it_has() -> None:
 
     asyncio.run(leave_one())
     assert asyncio.run(count()) == 2
+
+
+def test_a_held_broker_keeps_dead_letters_that_were_noticed_while_it_closed() -> None:
+    clock = VirtualClock()
+    broker = EmbeddedBroker(None, clock=clock)
+    dead = Queue("dead", bindings=(Binding("x", "dead"),))
+    topology = Topology((Exchange("x", "topic"),), (Queue("q", bindings=(Binding("x", "q"),), dead_letter=Binding("x", "dead")), dead))
+
+    async def leave_expired() -> None:
+        transport = EmbeddedTransport(broker, clock=clock)
+        await transport.open()
+        await transport.declare(topology)
+        await transport.publish([Outgoing("x", "q", Properties(expiration="5"), b"1")])
+        await transport.consume(topology.queues[0], lambda _: None, prefetch=1)
+        await asyncio.sleep(0)
+        await clock.advance(1)  # it expires while it is unsettled
+        await transport.close()
+
+    async def depths() -> list[int | None]:
+        transport = EmbeddedTransport(broker, clock=clock)
+        await transport.open()
+        found = [await transport.depth(name) for name in ("q", "dead")]
+        await transport.close()
+        return found
+
+    asyncio.run(leave_expired())
+    assert asyncio.run(depths()) == [0, 1]
+
+
+def test_a_held_broker_keeps_dead_letters_that_have_nowhere_to_go() -> None:
+    broker = EmbeddedBroker(None, clock=CLOCK)
+    queue = Queue("q", bindings=(Binding("x", "q"),), dead_letter=Binding("x", "dead"))
+    dead = Queue("dead", bindings=(Binding("x", "dead"),))
+
+    async def strand() -> None:
+        transport = await opened(broker)
+        await transport.declare(Topology((Exchange("x", "topic"),), (queue,)))
+        await transport.publish([Outgoing("x", "q", Properties(), b"1")])
+        await transport.consume(queue, lambda delivery: delivery.dead_letter(), prefetch=1)
+        await asyncio.sleep(0)
+        await transport.close()
+
+    async def depths() -> list[int | None]:
+        transport = await opened(broker)
+        await transport.declare(Topology((), (dead,)))
+        await asyncio.sleep(0)
+        found = [await transport.depth(name) for name in ("q", "dead")]
+        await transport.close()
+        return found
+
+    asyncio.run(strand())
+    assert asyncio.run(depths()) == [1, 0]  # where it stood, as after a reload from a journal
+
+
+def test_a_second_loop_is_refused_while_the_first_has_it_open(tmp_path: Path) -> None:
+    first, second = asyncio.new_event_loop(), asyncio.new_event_loop()
+    transport = first.run_until_complete(opened(tmp_path / "b.db", declare=True))
+    try:
+        with pytest.raises(EmbeddedBrokerBusy, match="another loop"):
+            second.run_until_complete(opened(tmp_path / "b.db"))
+        assert first.run_until_complete(transport.depth("q")) == 1
+    finally:
+        first.run_until_complete(transport.close())
+        first.close()
+    reopened = second.run_until_complete(opened(tmp_path / "b.db"))
+    assert second.run_until_complete(reopened.depth("q")) == 1
+    second.run_until_complete(reopened.close())
+    second.close()
 
 
 def test_what_a_loop_left_open_is_opened_again_from_the_journal(tmp_path: Path) -> None:

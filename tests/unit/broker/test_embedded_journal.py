@@ -158,7 +158,7 @@ def test_pages_of_settled_messages_are_used_again(journal: Journal) -> None:
 
 def test_nobody_else_may_read_the_messages(journal: Journal) -> None:
     fill(journal, range(1, 2))
-    for name in ("", "-wal", "-lock"):
+    for name in ("", "-wal", ".lock"):
         assert stat.S_IMODE(Path(f"{journal.path}{name}").stat().st_mode) & 0o077 == 0
 
 
