@@ -14,6 +14,7 @@ from typing import Any
 import jwt
 
 from eventplat.errors import BadToken
+from eventplat.messages.codec import HEADER_BYTES_MAX
 from eventplat.security.principal import Principal
 
 logger = logging.getLogger(__name__)
@@ -29,9 +30,16 @@ class GrantSigner:
         self._key, self._kid = private_pem, kid
 
     def sign(self, principal: Principal, operation: str, now_s: int) -> str:
-        """The grant of `principal` for `operation` (a command id)."""
+        """The grant of `principal` for `operation` (a command id).
+
+        Raises:
+            BadToken: It would be longer than a message's header may be: the services would refuse the message.
+        """
         claims = {"sub": principal.subject, "scopes": sorted(principal.scopes), "op": operation, "iat": now_s}
-        return jwt.encode(claims, self._key, algorithm=ALGORITHM, headers={"kid": self._kid})
+        grant = jwt.encode(claims, self._key, algorithm=ALGORITHM, headers={"kid": self._kid})
+        if len(grant) > HEADER_BYTES_MAX:
+            raise BadToken(f"the token carries {len(principal.scopes)} scopes, too many to be passed on")
+        return grant
 
 
 class GrantVerifier:

@@ -1,8 +1,8 @@
 """Tokens: a caller's JWT, verified at the gateway.
 
 Algorithms come from the configuration, never from the token's header; a shared secret and public keys never
-serve at the same time, so that no public key can be taken for a secret. What is wrong with a token is logged here
-and not told: the caller learns that it was not accepted.
+serve at the same time, so that no public key can be taken for a secret. A key that does not fit its algorithms stops
+the process at start. What is wrong with a token is logged here and not told: the caller learns that it was not accepted.
 
 Source    RFC 8725 (JWT best current practices).
 """
@@ -21,6 +21,7 @@ from eventplat.settings import Settings
 logger = logging.getLogger(__name__)
 
 TOKEN_BYTES_MAX = 8_192
+SUBJECT_CHARS_MAX = 255      # it becomes a part of operation ids, which stand in URLs
 LEEWAY_S = 10
 
 
@@ -28,7 +29,7 @@ class TokenVerifier:
     """Verifies bearer tokens against the configured key.
 
     Raises:
-        SettingsError: No algorithm, `none`, or shared-secret and public-key algorithms together.
+        SettingsError: No algorithm, `none`, shared-secret and public-key algorithms together, or a key that is not of their kind.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -38,6 +39,8 @@ class TokenVerifier:
             raise SettingsError("EVENTPLAT_JWT_KEY needs EVENTPLAT_JWT_ALGORITHMS of one family: either HS… or public-key ones")
         self._key, self._algorithms = settings.jwt_key.get_secret_value(), list(algorithms)
         self._issuer, self._audience = settings.jwt_issuer, settings.jwt_audience
+        for name in algorithms:
+            _check_key(name, self._key)
 
     def verify(self, bearer: str) -> Principal:
         """The principal that `bearer` proves.
@@ -56,7 +59,21 @@ class TokenVerifier:
         except jwt.PyJWTError as error:
             logger.info("a token was refused: %s", type(error).__name__)
             raise BadToken("the token was not accepted") from None
-        return Principal(str(claims["sub"]), _scopes(claims))
+        subject: str = claims["sub"]
+        if not subject.isprintable() or not 0 < len(subject) <= SUBJECT_CHARS_MAX:
+            logger.info("a token was refused: its subject has %d characters, or unprintable ones", len(subject))
+            raise BadToken("the token was not accepted")
+        return Principal(subject, _scopes(claims))
+
+
+def _check_key(algorithm: str, key: str) -> None:
+    try:
+        known = jwt.get_algorithm_by_name(algorithm)
+        weakness = known.check_key_length(known.prepare_key(key))
+    except (NotImplementedError, jwt.InvalidKeyError, ValueError, TypeError):
+        raise SettingsError(f"EVENTPLAT_JWT_KEY is no key for {algorithm}, which EVENTPLAT_JWT_ALGORITHMS names") from None
+    if weakness is not None:
+        raise SettingsError(f"EVENTPLAT_JWT_KEY is too short for {algorithm}")
 
 
 def _scopes(claims: dict[str, Any]) -> frozenset[str]:
