@@ -25,6 +25,7 @@ from eventplat.messages.envelope import Envelope
 logger = logging.getLogger(__name__)
 
 PREFETCH = 1_000
+CONFIRM_S = 10.0    # for the broker to take a question, even where nobody waits for the answer
 
 
 class Requester:
@@ -45,16 +46,17 @@ class Requester:
     async def stop(self) -> None:
         if self._subscription is not None:
             await self._subscription.cancel()
-        for waiters in self._waiting.values():
-            for waiter in waiters:
-                waiter.cancel()
+        for waiter in [waiter for waiters in self._waiting.values() for waiter in waiters]:
+            if not waiter.done():
+                waiter.set_exception(BrokerUnavailable("this process is stopping"))
 
     async def ask(self, outgoing: Outgoing, *, request_id: str, timeout_s: float) -> Envelope:
         """Publish `outgoing` and return its answer.
 
         Args:
             outgoing: With `reply_to` set to this requester's.
-            timeout_s: Seconds for publishing and answering together.
+            timeout_s: Seconds to wait for the answer, publishing included. The broker always has `CONFIRM_S` to take the
+                question, so that `TimedOut` means that it has it, also with a `timeout_s` of 0.
 
         Raises:
             Unroutable: No queue is bound for it.
@@ -62,10 +64,15 @@ class Requester:
             TimedOut: Confirmed, and not answered in time.
         """
         began = self._clock.monotonic()
-        answer = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Envelope] = asyncio.get_running_loop().create_future()
         self._waiting[request_id].append(answer)
         try:
-            outcome = (await self._transport.publish([outgoing], timeout_s=timeout_s))[0]
+            try:
+                outcome = (await self._transport.publish([outgoing], timeout_s=max(timeout_s, CONFIRM_S)))[0]
+            except BrokerUnavailable:
+                if answer.done():  # answered and not confirmed: it arrived
+                    return answer.result()
+                raise
             if isinstance(outcome, Returned):
                 raise Unroutable(f"nothing is bound for {outgoing.properties.type}")
             if isinstance(outcome, Nacked):
@@ -73,6 +80,11 @@ class Requester:
             return await self._until(answer, timeout_s - (self._clock.monotonic() - began), outgoing)
         finally:
             self._forget(request_id, answer)
+
+    @property
+    def waiting(self) -> int:
+        """Questions that are not answered yet."""
+        return len(self._waiting)
 
     async def _until(self, answer: asyncio.Future[Envelope], seconds: float, outgoing: Outgoing) -> Envelope:
         timer = asyncio.ensure_future(self._clock.sleep(max(seconds, 0)))

@@ -1,0 +1,242 @@
+"""Request and reply: one queue per process, answers to whoever waits, and no answer lost to a slow broker."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from eventplat.broker.embedded import EmbeddedTransport
+from eventplat.broker.embedded_broker import EmbeddedBroker
+from eventplat.broker.topology import COMMANDS, REPLIES, Binding, Names, Queue, Topology
+from eventplat.broker.transport import Delivery, Nacked, Outcome, Outgoing
+from eventplat.errors import BrokerUnavailable, TimedOut, Unroutable
+from eventplat.messages.codec import Properties, to_properties
+from eventplat.messages.envelope import DONE, Envelope
+from eventplat.messages.ids import derived_id
+from eventplat.routing.request_reply import Requester
+from eventplat.testing.virtual_clock import VirtualClock
+
+NAMES = Names("t")
+QUEUE = Queue("t.shop", bindings=(Binding(NAMES.exchange(COMMANDS), "shop.#"),))
+ID = derived_id(0, "request")
+
+
+class House:
+    """A requester, and a service whose queue it asks."""
+
+    def __init__(self) -> None:
+        self.clock = VirtualClock()
+        broker = EmbeddedBroker(None, clock=self.clock)
+        self.near = EmbeddedTransport(broker, clock=self.clock, name="near")
+        self.far = EmbeddedTransport(broker, clock=self.clock, name="far")
+        self.requester = Requester(self.near, NAMES, self.clock)
+        self.asked: list[Delivery] = []
+
+    async def open(self) -> None:
+        for transport in (self.near, self.far):
+            await transport.open()
+        await self.far.declare(Topology(NAMES.exchanges(), (QUEUE,)))
+        await self.far.consume(QUEUE, self._receive, prefetch=100)
+        await self.requester.start()
+
+    async def close(self) -> None:
+        await self.requester.stop()
+        await self.near.close()
+        await self.far.close()
+
+    def _receive(self, delivery: Delivery) -> None:
+        delivery.ack()
+        self.asked.append(delivery)
+
+    def question(self, routing_key: str = "shop.-.sell.v1.-", id_: str = ID) -> Outgoing:
+        envelope = Envelope(id=id_, type="shop.sell.v1", body=b"{}", correlation_id=id_, reply_to=self.requester.reply_to)
+        return Outgoing(NAMES.exchange(COMMANDS), routing_key, to_properties(envelope), b"{}")
+
+    def ask(self, timeout_s: float = 5.0, id_: str = ID) -> asyncio.Task[Envelope]:
+        return asyncio.create_task(self.requester.ask(self.question(id_=id_), request_id=id_, timeout_s=timeout_s))
+
+    async def answer(self, body: bytes = b"1", *, causation: str | None = ID, to: str | None = None) -> None:
+        answer = Envelope(id=derived_id(0, "answer"), type=DONE, body=body, correlation_id=ID, causation=causation)
+        exchange = NAMES.exchange(REPLIES)
+        await self.far.publish([Outgoing(exchange, to or self.requester.reply_to, to_properties(answer), body, persistent=False)])
+
+    async def turn(self) -> None:
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+
+def on_loop(test: Callable[[House], Awaitable[None]]) -> Callable[[], None]:
+    async def run() -> None:
+        house = House()
+        await house.open()
+        try:
+            await test(house)
+        finally:
+            await house.close()
+
+    @functools.wraps(test)
+    def wrapper() -> None:
+        asyncio.run(run())
+
+    del wrapper.__wrapped__  # pytest would take its argument for a fixture
+    return wrapper
+
+
+@on_loop
+async def test_the_answer_that_names_the_request_is_returned(house: House) -> None:
+    asking = house.ask()
+    await house.turn()
+    assert [each.properties.reply_to for each in house.asked] == [house.requester.reply_to]
+
+    await house.answer(b'{"a":1}')
+
+    assert (await asking).body == b'{"a":1}'
+    assert house.requester.waiting == 0
+
+
+@on_loop
+async def test_an_answer_to_another_request_is_dropped_and_counted(house: House) -> None:
+    asking = house.ask()
+    await house.turn()
+
+    await house.answer(b"other", causation=derived_id(0, "another"))
+    await house.answer(b"nobody's", causation=None)
+    await house.answer(b"mine")
+
+    assert (await asking).body == b"mine"
+    assert house.requester.late == 2
+
+
+@on_loop
+async def test_everybody_who_waits_for_one_request_gets_its_answer(house: House) -> None:
+    asking = [house.ask(), house.ask()]
+    await house.turn()
+
+    await house.answer(b"1")
+
+    assert [answer.body for answer in await asyncio.gather(*asking)] == [b"1", b"1"]
+    assert house.requester.late == 0
+
+
+@on_loop
+async def test_a_second_answer_does_no_harm(house: House) -> None:
+    asking = house.ask()
+    await house.turn()
+
+    await house.answer(b"1")
+    await house.answer(b"2")
+
+    assert (await asking).body == b"1"
+    await house.turn()
+    assert house.requester.late == 1
+
+
+@on_loop
+async def test_a_question_that_reaches_nobody_is_unroutable_at_once(house: House) -> None:
+    with pytest.raises(Unroutable):
+        await house.requester.ask(house.question("stock.-.sell.v1.-"), request_id=ID, timeout_s=5)
+    assert house.requester.waiting == 0
+
+
+@on_loop
+async def test_no_answer_in_time_is_told_when_the_time_is_over_and_not_before(house: House) -> None:
+    asking = house.ask(timeout_s=5)
+    await house.turn()
+
+    await house.clock.advance(4.9)
+    assert not asking.done()
+    await house.clock.advance(0.2)
+
+    with pytest.raises(TimedOut):
+        await asking
+    assert house.requester.waiting == 0
+    await house.answer()
+    await house.turn()
+    assert house.requester.late == 1
+
+
+@on_loop
+async def test_who_does_not_wait_still_knows_that_the_broker_has_the_question(house: House) -> None:
+    with pytest.raises(TimedOut):
+        await house.ask(timeout_s=0)
+
+    await house.turn()
+    assert len(house.asked) == 1
+
+
+@on_loop
+async def test_an_answer_outdoes_a_confirm_that_never_came(house: House) -> None:
+    async def lost(batch: list[Outgoing], *, timeout_s: float = 10.0) -> list[Outcome]:
+        await house.answer(b"1")
+        await house.turn()
+        raise BrokerUnavailable("cut")
+
+    house.near.publish = lost  # type: ignore[assignment,method-assign]
+
+    assert (await house.ask()).body == b"1"
+
+
+@on_loop
+async def test_a_question_that_the_broker_refuses_or_does_not_take_is_an_error(house: House) -> None:
+    async def full(batch: list[Outgoing], *, timeout_s: float = 10.0) -> list[Outcome]:
+        return [Nacked("the queue is full")]
+
+    async def away(batch: list[Outgoing], *, timeout_s: float = 10.0) -> list[Outcome]:
+        assert timeout_s >= 10, "a client's short wait must not look like a broker that is away"
+        raise BrokerUnavailable("not connected")
+
+    for broken, said in ((full, "the queue is full"), (away, "not connected")):
+        house.near.publish = broken  # type: ignore[assignment,method-assign]
+        with pytest.raises(BrokerUnavailable, match=said):
+            await house.ask(timeout_s=0.5)
+    assert house.requester.waiting == 0
+
+
+@on_loop
+async def test_an_answer_that_cannot_be_read_is_dropped(house: House) -> None:
+    asking = house.ask()
+    await house.turn()
+    bad = Properties(message_id="no id", type=DONE, content_type="application/json", headers={"causation": ID})
+
+    await house.far.publish([Outgoing(NAMES.exchange(REPLIES), house.requester.reply_to, bad, b"1", persistent=False)])
+    await house.answer(b"2")
+
+    assert (await asking).body == b"2"
+
+
+@on_loop
+async def test_a_process_that_stops_tells_its_waiters_so(house: House) -> None:
+    asking = house.ask()
+    await house.turn()
+
+    await house.requester.stop()
+
+    with pytest.raises(BrokerUnavailable, match="stopping"):
+        await asking
+
+
+@on_loop
+async def test_a_waiter_that_gives_up_leaves_nothing_behind(house: House) -> None:
+    asking = house.ask()
+    await house.turn()
+
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+
+    assert house.requester.waiting == 0
+
+
+@on_loop
+async def test_the_reply_queue_keeps_its_name_over_a_reconnect(house: House) -> None:
+    await house.near.close()
+    await house.near.open()
+    await house.requester.start()
+    asking = house.ask()
+    await house.turn()
+
+    await house.answer(b"1")
+
+    assert (await asking).body == b"1"
