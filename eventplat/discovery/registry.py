@@ -4,6 +4,9 @@ An instance expires when it has not been heard for its term; its routes never va
 instance answers 503 with Retry-After. The last view is kept on disk, so that a gateway which restarts while a
 service is away still knows its routes.
 
+While two releases of a service run side by side the higher version speaks for it; of the same version the one that was
+heard of last, as long as one of its instances lives. So a rolling upgrade changes the routes once, not with each heartbeat.
+
 Next: gateway.routes
 """
 
@@ -11,6 +14,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
@@ -20,7 +24,7 @@ from pydantic import ValidationError
 from eventplat.broker.topology import REGISTRY, Binding, Names, Queue
 from eventplat.broker.transport import Delivery, Outgoing, Subscription, Transport
 from eventplat.clock import Clock
-from eventplat.discovery.announcer import HEARTBEAT, MANIFEST, WHO
+from eventplat.discovery.announcer import ANNOUNCE_S, HEARTBEAT, MANIFEST, WHO
 from eventplat.discovery.instance import Heartbeat, Manifest
 from eventplat.errors import BrokerUnavailable
 from eventplat.lifecycle import Loop
@@ -29,6 +33,7 @@ from eventplat.messages.codec import CONTENT_TYPE, Properties
 logger = logging.getLogger(__name__)
 
 EVERY_S = 1.0
+FORGOTTEN_TERMS = 10     # after so many terms without a heartbeat an instance is not even remembered
 
 
 class Registry:
@@ -48,15 +53,15 @@ class Registry:
         self._queue = Queue(names.waiting(f"{uuid4()}.registry"), "exclusive", (Binding(self._exchange, ""),))
         self._heard: dict[str, tuple[Heartbeat, float]] = {}      # by instance
         self._manifests: dict[str, Manifest] = {}                 # by service: the newest announced
-        self._by_digest: dict[str, Manifest] = {}
+        self._by_digest: dict[str, Manifest] = {}                 # in the order they were first heard
         self._unknown: set[str] = set()
         self._subscription: Subscription | None = None
         self._loop = Loop("registry", self._turn, every_s=EVERY_S, clock=clock)
 
     @property
     def manifests(self) -> tuple[Manifest, ...]:
-        """One per service, by name."""
-        return tuple(self._manifests[name] for name in sorted(self._manifests))
+        """One per service; the service that was heard first comes first, over restarts too."""
+        return tuple(self._manifests.values())
 
     def on_change(self, listener: Callable[[], None]) -> None:
         """Call `listener` whenever manifests have changed."""
@@ -100,11 +105,10 @@ class Registry:
         if heartbeat.digest in self._by_digest:
             self._adopt(self._by_digest[heartbeat.digest])
         else:
-            self._unknown.add(heartbeat.digest)
-            self._loop.wake()
+            self._unknown.add(heartbeat.digest)  # asked for in the next turn: its manifest may be on its way
 
     def _learn(self, manifest: Manifest) -> None:
-        self._by_digest[manifest.digest] = manifest
+        self._by_digest.setdefault(manifest.digest, manifest)
         self._unknown.discard(manifest.digest)
         self._adopt(manifest)
 
@@ -118,18 +122,28 @@ class Registry:
         self._changed()
 
     def _still_speaks(self, known: Manifest, other: Manifest) -> bool:
-        alive = {heartbeat.digest for heartbeat in self.instances(known.service)}
-        return known.digest in alive and known.version > other.version
+        if known.digest not in {heartbeat.digest for heartbeat in self.instances(known.service)}:
+            return False
+        if known.version != other.version:
+            return _order(known.version) > _order(other.version)
+        heard = list(self._by_digest)
+        return heard.index(known.digest) > heard.index(other.digest)
 
     def _changed(self) -> None:
         for listener in self._listeners:
-            listener()
+            try:
+                listener()
+            except Exception:
+                logger.exception("a listener failed on a change of the services' view")
 
     async def _turn(self) -> None:
         now = self._clock.monotonic()
         for instance, (_, at) in list(self._heard.items()):
-            if now - at > self._term_s * 10:
+            if now - at > self._term_s * FORGOTTEN_TERMS:
                 del self._heard[instance]
+        needed = {manifest.digest for manifest in self._manifests.values()} | {heartbeat.digest for heartbeat, _ in self._heard.values()}
+        for digest in self._by_digest.keys() - needed:
+            del self._by_digest[digest]
         if self._unknown:
             await self._ask()
             self._unknown.clear()  # a heartbeat that is still not understood asks again
@@ -137,19 +151,21 @@ class Registry:
     async def _ask(self) -> None:
         properties = Properties(message_id=str(uuid4()), type=WHO, content_type=CONTENT_TYPE)
         try:
-            await self._transport.publish([Outgoing(self._exchange, "", properties, b"{}", mandatory=False, persistent=False)])
+            asked = Outgoing(self._exchange, "", properties, b"{}", mandatory=False, persistent=False)
+            await self._transport.publish([asked], timeout_s=ANNOUNCE_S)
         except BrokerUnavailable as error:
             logger.info("could not ask who is there: %s", error)
 
     def _keep(self) -> None:
         if self._view_path is None:
             return
-        draft = self._view_path.with_suffix(".new")
+        draft = self._view_path.with_suffix(f".{uuid4().hex}")  # of this process: another one may keep its view here too
         try:
             draft.write_text(json.dumps([manifest.model_dump(mode="json") for manifest in self.manifests]))
             draft.replace(self._view_path)
         except OSError as error:
             logger.warning("the view of the services could not be kept: %s", error)
+            draft.unlink(missing_ok=True)
 
     def _load(self) -> None:
         if self._view_path is None or not self._view_path.exists():
@@ -157,7 +173,12 @@ class Registry:
         try:
             for value in json.loads(self._view_path.read_text()):
                 manifest = Manifest.model_validate(value)
-                self._manifests[manifest.service] = manifest
-        except (OSError, ValueError) as error:  # a ValidationError is a ValueError
+                self._manifests[manifest.service] = self._by_digest[manifest.digest] = manifest
+        except (OSError, ValueError, TypeError) as error:  # a ValidationError is a ValueError
             logger.warning("the kept view of the services cannot be read: %s", error)
         self._changed()
+
+
+def _order(version: str) -> list[tuple[int, str]]:
+    """So that 0.10 comes after 0.9."""
+    return [(int(digits or 0), text) for digits, text in re.findall(r"(\d{1,9})?([^\d.]*)\.?", version)]
