@@ -36,6 +36,7 @@ campaign-faults: $(VENV)/.installed-dev  ## Kill services, broker and database a
 	$(BIN)/python -m tests.faults.campaign $(ARGS)
 
 campaign-compose: .env $(VENV)/.installed  ## The demo against containers, which are killed meanwhile (ARGS="--count 300")
+	export COMPOSE_PROJECT_NAME=eventplat-campaign; \
 	trap 'docker compose down --volumes --timeout 20' EXIT; \
 	docker compose up --build --detach --wait --wait-timeout 300; \
 	$(BIN)/python deploy/campaign.py $(ARGS)
