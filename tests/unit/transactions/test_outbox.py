@@ -1,0 +1,291 @@
+"""The outbox with its process, dispatch and relay: on both databases, and a broker that answers as told."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Select, delete, select, update
+
+from eventplat.broker.topology import Names
+from eventplat.broker.transport import Confirmed, Outcome, Outgoing, Returned
+from eventplat.clock import SystemClock
+from eventplat.errors import BrokerUnavailable
+from eventplat.messages.message import Command, Event, Key
+from eventplat.storage.database import Database
+from eventplat.storage.migrate import upgrade
+from eventplat.storage.tables import now_us
+from eventplat.transactions.dispatch import Dispatcher
+from eventplat.transactions.outbox import event_log, outbox
+from eventplat.transactions.owner import Owner, process
+from eventplat.transactions.relay import Relay
+from eventplat.transactions.unit_of_work import Sender, Transactions
+from tests.conformance.stage import until
+
+
+class Placed(Event, name="orders.placed"):
+    order_id: Key[str]
+    n: int = 0
+
+
+class Pack(Command[object], name="stock.pack"):
+    order_id: Key[str]
+
+
+class Broker:
+    """Takes what is published; `away`, or without a queue, as a test wants it."""
+
+    def __init__(self) -> None:
+        self.sent: list[Outgoing] = []
+        self.is_away = self.is_unbound = False
+        self.before_confirm: Callable[[], Awaitable[object]] | None = None
+
+    async def publish(self, batch: Sequence[Outgoing], *, timeout_s: float = 10.0) -> list[Outcome]:
+        if self.is_away:
+            raise BrokerUnavailable("away")
+        self.sent += batch
+        if self.before_confirm is not None:
+            await self.before_confirm()
+        return [Returned("312 NO_ROUTE") if self.is_unbound else Confirmed() for _ in batch]
+
+    @property
+    def ids(self) -> list[str | None]:
+        return [outgoing.properties.message_id for outgoing in self.sent]
+
+
+class Instance:
+    """The sending half of one process."""
+
+    def __init__(self, url: str, term_s: float) -> None:
+        self.clock, self.broker = SystemClock(), Broker()
+        self.database = Database(url, service="orders", clock=self.clock)
+        sender = Sender("orders", Names(), self.clock, random.SystemRandom())
+        self.owner = Owner(self.database, "orders", new_id=sender.new_id, term_s=term_s, clock=self.clock)
+        self.dispatcher = Dispatcher(self.database, self.broker, sender.names, self.owner, self.clock)  # type: ignore[arg-type]
+        self.relay = Relay(self.database, self.owner, self.dispatcher, self.clock)
+        self.transactions = Transactions(
+            self.database, sender, self.owner, self.dispatcher, self.relay, self.broker,  # type: ignore[arg-type]
+        )  # fmt: skip
+
+    async def rows(self, statement: Select[tuple[object, ...]] | Select[tuple[str]]) -> list[tuple[object, ...]]:
+        async with self.database.transaction() as connection:
+            return [tuple(row) for row in await connection.execute(statement)]
+
+    async def all_left(self) -> None:
+        async def is_empty() -> bool:
+            return not await self.rows(select(outbox.c.id))
+
+        await until(is_empty, "an empty outbox")
+
+    async def die(self) -> None:
+        """Renew no more, and let the term pass at once."""
+        await self.owner._loop.stop()
+        async with self.database.transaction() as connection:
+            await connection.execute(update(process).where(process.c.id == self.owner.id).values(alive_until_us=now_us() - 1))
+
+    async def publish(self, *events: Event, after_s: float = 0) -> list[str]:
+        async with self.transactions.begin() as work:
+            return [work.publish(event, after_s=after_s) for event in events]
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'orders.db'}"
+    from tests.servers import fresh_database  # noqa: PLC0415 - starts a server, only when a test needs it
+
+    return fresh_database()
+
+
+@asynccontextmanager
+async def instance(url: str, *, term_s: float = 6.0, relays: bool = True) -> AsyncIterator[Instance]:
+    one = Instance(url, term_s)
+    await upgrade(one.database)
+    await one.owner.start()
+    await one.dispatcher.start()
+    if relays:
+        await one.relay.start()
+    try:
+        yield one
+    finally:
+        await one.relay.stop() if relays else None
+        await one.dispatcher.stop(within_s=0)
+        await one.owner.stop()
+        await one.database.close()
+
+
+def test_a_row_belongs_to_its_process_until_the_broker_has_confirmed_it(url: str) -> None:
+    async def test() -> None:
+        async with instance(url) as one:
+            seen: list[tuple[object, ...]] = []
+
+            async def look() -> None:
+                seen.extend(await one.rows(select(outbox.c.id, outbox.c.owner)))
+
+            one.broker.before_confirm = look
+            (id_,) = await one.publish(Placed(order_id="1"))
+            await one.all_left()
+            assert seen == [(id_, one.owner.id)]
+            assert one.broker.ids == [id_]
+            assert await one.rows(select(event_log.c.id, event_log.c.unrouted)) == [(id_, False)]
+
+    asyncio.run(test())
+
+
+def test_what_was_rolled_back_is_neither_stored_nor_sent(url: str) -> None:
+    async def test() -> None:
+        async with instance(url) as one:
+            with pytest.raises(ZeroDivisionError):
+                async with one.transactions.begin() as work:
+                    work.publish(Placed(order_id="1"))
+                    raise ZeroDivisionError
+            (id_,) = await one.publish(Placed(order_id="2"))
+            await one.all_left()
+            assert one.broker.ids == [id_]
+            assert await one.rows(select(event_log.c.id)) == [(id_,)]
+
+    asyncio.run(test())
+
+
+def test_rows_wait_for_a_broker_that_is_away_and_leave_in_commit_order(url: str) -> None:
+    async def test() -> None:
+        async with instance(url) as one:
+            one.broker.is_away = True
+            ids = [(await one.publish(Placed(order_id=str(n))))[0] for n in range(5)]
+            assert len(await one.rows(select(outbox.c.id))) == 5
+            one.broker.is_away = False
+            await one.all_left()
+            assert one.broker.ids == ids
+
+    asyncio.run(test())
+
+
+def test_rows_of_a_dead_process_are_adopted_and_sent_with_the_same_bytes(url: str) -> None:
+    async def test() -> None:
+        async with instance(url, relays=False) as dead, instance(url) as other:
+            dead.broker.is_away = True
+            ids = await dead.publish(Placed(order_id="1", n=7), Placed(order_id="1", n=8))
+            await dead.die()
+            await other.all_left()
+            assert other.broker.ids == ids
+            assert [outgoing.body for outgoing in other.broker.sent] == [b'{"order_id":"1","n":7}', b'{"order_id":"1","n":8}']
+            first, second = [outgoing.properties.headers for outgoing in other.broker.sent]
+            assert second["prev"] == first["seq"]
+
+    asyncio.run(test())
+
+
+def test_rows_of_a_living_process_are_never_adopted(url: str) -> None:
+    async def test() -> None:
+        async with instance(url, relays=False) as slow, instance(url) as other:
+            slow.broker.is_away = True
+            (id_,) = await slow.publish(Placed(order_id="1"))
+            for _ in range(3):
+                await other.relay.run_once()
+            assert await other.rows(select(outbox.c.id, outbox.c.owner)) == [(id_, slow.owner.id)]
+            assert other.broker.ids == []
+            slow.broker.is_away = False
+            await slow.all_left()
+            assert slow.broker.ids == [id_]
+
+    asyncio.run(test())
+
+
+def test_a_process_whose_row_was_removed_comes_back_under_a_new_id_and_its_rows_still_leave(url: str) -> None:
+    async def test() -> None:
+        async with instance(url) as one:
+            one.broker.is_away = True
+            (id_,) = await one.publish(Placed(order_id="1"))
+            before = one.owner.id
+            async with one.database.transaction() as connection:
+                await connection.execute(delete(process))
+            await one.owner._renew()
+            assert one.owner.id != before
+            one.broker.is_away = False
+            await one.all_left()
+            assert id_ in one.broker.ids
+
+    asyncio.run(test())
+
+
+def test_an_event_for_nobody_stays_in_the_log_as_unrouted(url: str) -> None:
+    async def test() -> None:
+        async with instance(url) as one:
+            one.broker.is_unbound = True
+            (id_,) = await one.publish(Placed(order_id="1"))
+            await one.all_left()
+            assert await one.rows(select(event_log.c.id, event_log.c.unrouted)) == [(id_, True)]
+
+    asyncio.run(test())
+
+
+def test_a_command_for_nobody_is_kept_and_sent_again_later(url: str) -> None:
+    async def test() -> None:
+        async with instance(url) as one:
+            one.broker.is_unbound = True
+            async with one.transactions.begin() as work:
+                id_ = work.send(Pack(order_id="1"))
+
+            async def is_given_back() -> bool:
+                return await one.rows(select(outbox.c.id, outbox.c.owner, outbox.c.attempts)) == [(id_, None, 1)]
+
+            await until(is_given_back)
+            one.broker.is_unbound = False
+            async with one.database.transaction() as connection:
+                await connection.execute(update(outbox).values(due_us=now_us()))
+            one.relay.wake()
+            await one.all_left()
+            assert one.broker.ids == [id_, id_]
+
+    asyncio.run(test())
+
+
+def test_a_delayed_event_leaves_when_due_and_not_before(url: str) -> None:
+    async def test() -> None:
+        async with instance(url) as one:
+            started = asyncio.get_running_loop().time()
+            (late,) = await one.publish(Placed(order_id="1"), after_s=0.3)
+            (soon,) = await one.publish(Placed(order_id="1"))
+            await until(lambda: one.broker.ids == [soon])
+            await one.all_left()
+            assert one.broker.ids == [soon, late]
+            assert asyncio.get_running_loop().time() - started >= 0.3
+            assert "seq" not in one.broker.sent[1].properties.headers
+
+    asyncio.run(test())
+
+
+def test_a_delayed_message_can_be_taken_back_until_it_has_left(url: str) -> None:
+    async def test() -> None:
+        async with instance(url) as one:
+            (waits,) = await one.publish(Placed(order_id="1"), after_s=3_600)
+            (left,) = await one.publish(Placed(order_id="1"))
+            await until(lambda: one.broker.ids == [left])
+            async with one.transactions.begin() as work:
+                same = work.publish(Placed(order_id="2"), after_s=3_600)
+                assert [await work.cancel(id_) for id_ in (waits, same, left, waits)] == [True, True, False, False]
+            await one.all_left()
+            assert one.broker.ids == [left]
+
+    asyncio.run(test())
+
+
+def test_the_order_of_a_key_has_no_fork_and_no_gap_over_twenty_concurrent_transactions(url: str) -> None:
+    async def test() -> None:
+        async with instance(url) as one:
+            turns = [one.publish(Placed(order_id="a", n=n), Placed(order_id="b"), Placed(order_id="a", n=n)) for n in range(20)]
+            await asyncio.gather(*turns)
+            for key, count in (("a", 40), ("b", 20)):
+                rows = await one.rows(select(event_log.c.seq, event_log.c.prev).where(event_log.c.key == key))
+                following = {prev: seq for seq, prev in rows}
+                assert len(rows) == len(following) == count     # nobody follows the same one twice
+                place, chain = following.pop(None), 1
+                while place in following:
+                    place, chain = following.pop(place), chain + 1
+                assert chain == count                           # and from the first one reaches the last
+
+    asyncio.run(test())
