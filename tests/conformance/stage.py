@@ -57,11 +57,10 @@ class Stage:
         self.answers: defaultdict[str, list[Envelope]] = defaultdict(list)
         self._me = self.names.waiting("stage")
         self._runners: dict[Runner, Transport] = {}
+        self._hears = False
 
     async def __aenter__(self) -> Self:
         self.transport = await self._open()
-        queue = Queue(self._me, "exclusive", (Binding(self.names.exchange(REPLIES), self._me),))
-        self._queue = queue
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -73,11 +72,12 @@ class Stage:
         """Start one instance of `service`."""
         transport = await self._open()
         runner = Runner(service, self.settings, transport, None, clock=self.clock, chance=self.chance, beside=beside)
-        is_first = not self._runners
         self._runners[runner] = transport
         await runner.start()
-        if is_first:
-            await self.transport.consume(self._queue, self._heard, prefetch=1_000)
+        if not self._hears:  # the first runner has declared the exchange
+            self._hears = True
+            answers = Queue(self._me, "exclusive", (Binding(self.names.exchange(REPLIES), self._me),))
+            await self.transport.consume(answers, self._heard, prefetch=1_000)
         return runner
 
     async def stop(self, runner: Runner) -> None:
