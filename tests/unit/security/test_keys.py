@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import stat
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,22 @@ def test_processes_that_start_together_agree_on_one_set_of_keys(tmp_path: Path) 
         made = pool.map(_made, [str(tmp_path)] * 8, chunksize=1)
 
     assert len(set(made)) == 1
+    assert [path.name for path in tmp_path.iterdir()] == [FILE]
+
+
+def test_the_process_that_was_first_decides_also_when_the_other_one_had_not_seen_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link, first = os.link, []
+
+    def comes_between(source: Path, target: Path) -> None:
+        monkeypatch.setattr(os, "link", link)
+        first.append(ensure_keys(load(data_dir=tmp_path)))
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", comes_between)
+
+    assert [ensure_keys(load(data_dir=tmp_path))] == first
     assert [path.name for path in tmp_path.iterdir()] == [FILE]
 
 
