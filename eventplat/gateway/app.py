@@ -11,14 +11,17 @@ Next: gateway.forward
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from http import HTTPStatus
 from random import SystemRandom
 from typing import Any
 from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Response
 from fastapi import Request as FastRequest
+from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 
@@ -27,14 +30,16 @@ from eventplat.broker.topology import Names
 from eventplat.broker.transport import Transport
 from eventplat.clock import Clock, SystemClock
 from eventplat.discovery.registry import Registry
-from eventplat.errors import BadToken, BrokerAway, GatewayError, NoAnswer, NoRoute, SettingsError, TimedOut, UnknownOperation, WrongMethod
+from eventplat.errors import BrokerAway, GatewayError, NoRoute, SettingsError, UnknownOperation, WrongMethod
+from eventplat.gateway.answers import of_error
 from eventplat.gateway.docs import add_docs
 from eventplat.gateway.forward import Forwarder
-from eventplat.gateway.http import Receive, Scope, Send
-from eventplat.gateway.openapi import with_routes
+from eventplat.gateway.http import Receive, Request, Scope, Send, bounded
+from eventplat.gateway.openapi import Document
 from eventplat.gateway.operations import OperationIds
-from eventplat.gateway.problems import Reply, problem, unexpected
+from eventplat.gateway.problems import Reply, problem_reply, unexpected
 from eventplat.gateway.routes import Table
+from eventplat.gateway.validation import Wrong
 from eventplat.messages.ids import Chance
 from eventplat.routing.request_reply import Requester
 from eventplat.security.grant import GrantSigner
@@ -80,22 +85,23 @@ def create_app(
     _add_problems(app)
     add_docs(app)
 
-    def openapi() -> dict[str, Any]:
-        return with_routes(get_openapi(title=app.title, version="1", openapi_version="3.1.0", routes=app.routes), forwarder.table.targets)
-
-    app.openapi = openapi  # type: ignore[method-assign]
+    document = Document(lambda: get_openapi(title=app.title, version="1", openapi_version="3.1.0", routes=app.routes),
+                        has_tokens=forwarder.tokens is not None)  # fmt: skip
+    app.openapi = lambda: document.of(forwarder.table)  # type: ignore[method-assign]
     return app
 
 
 class _AnnouncedFirst:
-    """ASGI middleware: an announced path never reaches the framework."""
+    """ASGI middleware: an announced path never reaches the framework; what does is bounded like the rest."""
 
     def __init__(self, app: Any, forwarder: Forwarder) -> None:
         self._app, self._forwarder = app, forwarder
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not await self._forwarder.serve(scope, receive, send):
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
+        elif not await self._forwarder.serve(scope, receive, send):
+            await self._app(scope, bounded(receive, self._forwarder.settings.body_bytes_max), send)
 
 
 def _forwarder(settings: Settings, link: Transport, clock: Clock, chance: Chance) -> Forwarder:
@@ -131,11 +137,8 @@ def _add_routes(app: FastAPI, forwarder: Forwarder, link: Transport) -> None:
         principal = forwarder.authenticate(request.headers.get("authorization"))
         found = forwarder.operations.read(operation_id)
         if found.subject != principal.subject:
-            raise UnknownOperation("another caller's")
-        try:
-            return _response(await forwarder.what_became_of(found, request.headers.get("traceparent")))
-        except TimedOut:
-            raise NoAnswer(f"{found.service} did not answer") from None
+            raise UnknownOperation("this gateway has given no such id")  # as for one that is none: ids are not to be guessed
+        return _response(await forwarder.what_became_of(found, Request(request.scope).traceparent))
 
     @app.get("/health/live", tags=["gateway"], summary="The process runs")
     async def live() -> dict[str, str]:
@@ -146,21 +149,22 @@ def _add_routes(app: FastAPI, forwarder: Forwarder, link: Transport) -> None:
         if link.state != "connected":
             raise BrokerAway(f"the link to the broker is {link.state}")
         services = {manifest.service: len(forwarder.registry.instances(manifest.service)) for manifest in forwarder.registry.manifests}
-        return {"status": "ready", "instances": services}
+        conflicts = {"conflicts": forwarder.table.conflicts} if forwarder.table.conflicts else {}
+        return {"status": "ready", "instances": services, **conflicts}
 
 
 def _add_problems(app: FastAPI) -> None:
     async def known(_: FastRequest, error: Exception) -> Response:
-        headers = [(b"www-authenticate", b"Bearer")] if isinstance(error, BadToken) else []
-        return _response(problem(error, headers=headers) if isinstance(error, GatewayError) else unexpected(error))
+        return _response(of_error(error) if isinstance(error, GatewayError) else unexpected(error))
 
     async def http(request: FastRequest, error: Exception) -> Response:
-        status = error.status_code if isinstance(error, HTTPException) else 500
-        if status == WrongMethod.status:
-            return _response(problem(WrongMethod(f"{request.method} {request.url.path}")))
-        if status == NoRoute.status:
-            return _response(problem(NoRoute(f"{request.method} {request.url.path}")))
-        raise error
+        return _http_problem(request, error) if isinstance(error, HTTPException) else _response(unexpected(error))
+
+    async def invalid(_: FastRequest, error: Exception) -> Response:
+        if not isinstance(error, RequestValidationError):
+            return _response(unexpected(error))
+        wrong = [{"pointer": "".join(f"/{part}" for part in e["loc"]), "detail": str(e["msg"])} for e in error.errors()]
+        return _response(of_error(Wrong(wrong)))
 
     async def bug(request: FastRequest, error: Exception) -> Response:
         logger.exception("%s %s failed", request.method, request.url.path, exc_info=error)
@@ -168,7 +172,23 @@ def _add_problems(app: FastAPI) -> None:
 
     app.add_exception_handler(GatewayError, known)
     app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(Exception, bug)
+
+
+def _http_problem(request: FastRequest, error: HTTPException) -> Response:
+    """The problem for what the framework, or a route of your own, raises as an HTTPException."""
+    known = {kind.status: kind for kind in (NoRoute, WrongMethod)}.get(error.status_code)
+    if known is not None:
+        reply = of_error(known(f"{request.method} {request.url.path}"))
+    else:
+        title = HTTPStatus(error.status_code).phrase if error.status_code in set(HTTPStatus) else "Error"
+        reply = problem_reply(error.status_code, title, GatewayError.code, str(error.detail), "", None, {})
+    return _response(replace(reply, headers=[*reply.headers, *_bytes(error.headers or {})]))
+
+
+def _bytes(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
 
 
 def _response(reply: Reply) -> Response:

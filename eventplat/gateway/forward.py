@@ -13,8 +13,10 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+from structlog.contextvars import bound_contextvars
 
 from eventplat.broker.topology import COMMANDS, QUERIES, Names, routing_key_of
 from eventplat.broker.transport import Outgoing
@@ -27,35 +29,36 @@ from eventplat.errors import (
     BrokerUnavailable,
     Forbidden,
     GatewayError,
+    InvalidRequest,
     NoAnswer,
     ServiceAway,
-    StillRunning,
     TimedOut,
     Unroutable,
-    WrongMethod,
 )  # fmt: skip
 from eventplat.failpoints import failpoint
+from eventplat.gateway.answers import RunningHere, WrongMethodHere, of_error, of_operation, of_reply, retry_after
 from eventplat.gateway.http import ClientGone, Receive, Request, Scope, Send, write
 from eventplat.gateway.idempotency import command_id
 from eventplat.gateway.operations import Operation, OperationIds
-from eventplat.gateway.problems import Headers, Reply, failed, problem, rejected, unexpected
+from eventplat.gateway.problems import Headers, Reply, unexpected
 from eventplat.gateway.routes import Match, Table, Target
 from eventplat.gateway.validation import Wrong, read_object
 from eventplat.messages.codec import to_properties
-from eventplat.messages.envelope import DONE, FAILED, REJECTED, RUNNING, Envelope
+from eventplat.messages.envelope import RUNNING, Envelope
 from eventplat.messages.ids import Chance, new_id
 from eventplat.routing.request_reply import Requester
 from eventplat.security.grant import GrantSigner
 from eventplat.security.policies import missing_scopes
-from eventplat.security.principal import EVERYTHING, Principal
+from eventplat.security.principal import ANONYMOUS, EVERYTHING, Principal
 from eventplat.security.tokens import TokenVerifier
 from eventplat.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 APP_ID = "gateway"
-RETRY_AFTER_S = 1
 QUERY_WAIT_S_MAX = 30.0
+OPERATION_WAIT_S = 5.0
+KEY_CHARS_MAX = 512          # of a message's key: it travels as a header, and a header too long ends the broker's connection
 
 
 @dataclass
@@ -77,15 +80,15 @@ class Forwarder:
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> bool:
         """Answer the request if its path is announced; False: it is somebody else's."""
         request = Request(scope)
-        match = self.table.match(request.path)
-        if match is None:
-            return False
         try:
+            match = self._match(request)
+            if match is None:
+                return False
             reply = await self._serve(request, _target(match, request.method), match.values, receive)
         except ClientGone:
             return True
         except GatewayError as error:
-            reply = _problem_of(error)
+            reply = of_error(error)
         except Exception as error:
             logger.exception("%s %s failed", request.method, request.path)
             reply = unexpected(error)
@@ -104,22 +107,26 @@ class Forwarder:
             if scheme.lower() != "bearer":
                 raise BadToken("the Authorization header is no Bearer token")
             return self.tokens.verify(token.strip())
-        if self.settings.is_open:
-            return Principal("anonymous", frozenset({EVERYTHING}))
+        if self.settings.is_open:  # with tokens configured, a caller without one may what requires nothing
+            return ANONYMOUS if self.tokens is not None else replace(ANONYMOUS, scopes=frozenset({EVERYTHING}))
         raise BadToken("this gateway answers only callers with a token")
 
     async def what_became_of(self, operation: Operation, traceparent: str | None) -> Reply:
-        """Ask the owner of a command what became of it."""
-        type_ = f"{operation.service}.operation.v1"
+        """Ask the owner of a command what became of it.
+
+        Raises:
+            ServiceAway, BrokerAway, NoAnswer: Not known now; ask again.
+        """
         body = json.dumps({"command_id": operation.command_id}).encode()
-        answer = await self._question(type_, "-", None, body, 5.0, None, traceparent)
-        if answer.type == RUNNING:
-            return Reply(200, b'{"status":"running"}', headers=_retry_after())
-        if answer.type == DONE:
-            return Reply(200, b'{"status":"done","result":' + (answer.body or b"null") + b"}")
-        said = rejected(json.loads(answer.body)) if answer.type == REJECTED else _void_or_failed(answer)
-        status = "rejected" if answer.type == REJECTED else "failed"
-        return Reply(200, b'{"status":"' + status.encode() + b'","problem":' + said.body + b"}")
+        question = self._envelope(f"{operation.service}.operation.v1", body, None, None, traceparent)
+        answer = await self._question(question, OPERATION_WAIT_S)
+        return of_operation(answer, tells_cause=self._tells_cause)
+
+    def _match(self, request: Request) -> Match | None:
+        try:
+            return self.table.match(request.path, request.method)
+        except ValueError as error:
+            raise InvalidRequest(f"the path cannot be read: {str(error)[:200]}") from None
 
     async def _serve(self, request: Request, target: Target, values: tuple[str, ...], receive: Receive) -> Reply:
         principal = self.authenticate(request.header("authorization"))
@@ -150,61 +157,68 @@ class Forwarder:
         return fields
 
     async def _command(self, request: Request, target: Target, fields: Mapping[str, Any], principal: Principal) -> Reply:
-        id_ = self._id(request, target, principal)
-        handler = target.handler
-        key = None if handler.key_field is None else str(fields[handler.key_field])
-        envelope = Envelope(
-            id=id_,
-            type=handler.type,
-            body=json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode(),
-            correlation_id=id_,
-            reply_to=self.requester.reply_to,
-            app_id=APP_ID,
-            user_id=self.user_id,
-            key=key,
-            stream=handler.stream if key is not None else None,
-            grant=self._grant(principal, id_),
-            traceparent=request.header("traceparent"),
-        )
-        routing_key = routing_key_of(handler.type, handler.stream, key)
+        envelope = self._envelope_of(request, target, fields, principal, self._id(request, target, principal))
+        routing_key = routing_key_of(envelope.type, target.handler.stream, envelope.key)
         outgoing = Outgoing(self.names.exchange(COMMANDS), routing_key, to_properties(envelope), envelope.body)
-        operation = self.operations.write(Operation(target.service, id_, principal.subject))
-        headers: Headers = [(b"location", f"/operations/{operation}".encode())]
-        wait_s, preference = _wait_s(request, target.route.wait_s)
+        operation = self.operations.write(Operation(target.service, envelope.id, principal.subject))
+        location = f"/operations/{operation}"
+        wait_s, preference = request.wait_s(target.route.wait_s)
         failpoint("gateway.before_publish")
-        try:
-            answer = await self._ask(outgoing, id_, wait_s)
-        except TimedOut:
-            body = json.dumps({"operation": operation, "status": "running"}).encode()
-            return Reply(202, body, headers=[*headers, *preference, *_retry_after()])
-        if answer.type == RUNNING:
-            raise _RunningHere("its outcome is not known yet", headers)
-        return _reply_of(answer, target)
+        with bound_contextvars(correlation_id=envelope.correlation_id):
+            try:
+                answer = await self._ask(outgoing, envelope.id, wait_s)
+            except TimedOut:
+                body = json.dumps({"operation": operation, "status": "running"}).encode()
+                headers = [(b"location", location.encode()), *preference, *retry_after()]
+                return Reply(202, body, headers=[*headers, *_told(envelope, operation)])
+            if answer.type == RUNNING:
+                raise RunningHere(location)
+            return self._reply_of(answer, target, _told(envelope, operation))
 
     async def _query(self, request: Request, target: Target, fields: Mapping[str, Any], principal: Principal) -> Reply:
-        body = json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()
-        handler = target.handler
-        key = None if handler.key_field is None else str(fields[handler.key_field])
-        wait_s, _ = _wait_s(request, min(target.route.wait_s, QUERY_WAIT_S_MAX))
-        try:
-            answer = await self._question(handler.type, handler.stream, key, body, wait_s, principal, request.header("traceparent"))
-        except TimedOut:
-            raise NoAnswer(f"{target.service} did not answer in {wait_s:g} s") from None
-        return _reply_of(answer, target)
+        envelope = self._envelope_of(request, target, fields, principal, None)
+        wait_s, _ = request.wait_s(min(target.route.wait_s, QUERY_WAIT_S_MAX))
+        with bound_contextvars(correlation_id=envelope.correlation_id):
+            return self._reply_of(await self._question(envelope, wait_s), target, _told(envelope, None))
 
-    async def _question(
-        self, type_: str, stream: str, key: str | None, body: bytes, wait_s: float, principal: Principal | None, traceparent: str | None
+    async def _question(self, envelope: Envelope, wait_s: float) -> Envelope:
+        """Ask what has no effect: a copy that nobody waits for any more is dropped on its way."""
+        asked = replace(envelope, deadline_ms=self.clock.time_us() // 1_000 + int(wait_s * 1_000))
+        properties = to_properties(asked, expiration_ms=int(wait_s * 1_000))
+        routing_key = routing_key_of(asked.type, "-", None, is_query=True)
+        outgoing = Outgoing(self.names.exchange(QUERIES), routing_key, properties, asked.body, persistent=False)
+        try:
+            return await self._ask(outgoing, asked.id, wait_s)
+        except TimedOut:
+            raise NoAnswer(f"{asked.type} was not answered in {wait_s:g} s") from None
+
+    def _envelope_of(
+        self, request: Request, target: Target, fields: Mapping[str, Any], principal: Principal, id_: str | None
     ) -> Envelope:
-        id_ = new_id(self.clock.time_us(), self.chance)
-        envelope = Envelope(
-            id=id_, type=type_, body=body, correlation_id=id_, reply_to=self.requester.reply_to, app_id=APP_ID, user_id=self.user_id,
-            key=key, deadline_ms=self.clock.time_us() // 1_000 + int(wait_s * 1_000), traceparent=traceparent,
-            grant=None if principal is None else self._grant(principal, id_),
+        handler = target.handler
+        key = None if handler.key_field is None else target.schema.normal_key(handler.key_field, fields.get(handler.key_field))
+        if key is not None and len(key) > KEY_CHARS_MAX:
+            raise Wrong([{"pointer": f"/{handler.key_field}", "detail": f"a key has at most {KEY_CHARS_MAX} characters"}])
+        body = json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()
+        envelope = self._envelope(handler.type, body, key, id_, request.traceparent)
+        stream = handler.stream if key is not None and not target.is_query else None
+        return replace(envelope, stream=stream, grant=self._grant(principal, envelope.id))
+
+    def _envelope(self, type_: str, body: bytes, key: str | None, id_: str | None, traceparent: str | None) -> Envelope:
+        id_ = id_ or new_id(self.clock.time_us(), self.chance)
+        return Envelope(
+            id=id_, type=type_, body=body, correlation_id=id_, reply_to=self.requester.reply_to, app_id=APP_ID,
+            user_id=self.user_id, key=key, traceparent=traceparent,
         )  # fmt: skip
-        properties = to_properties(envelope, expiration_ms=int(wait_s * 1_000))
-        routing_key = routing_key_of(type_, stream, key, is_query=True)
-        outgoing = Outgoing(self.names.exchange(QUERIES), routing_key, properties, body, persistent=False)
-        return await self._ask(outgoing, id_, wait_s)
+
+    def _reply_of(self, answer: Envelope, target: Target, headers: Headers) -> Reply:
+        has_reply = target.handler.reply_schema is not None
+        reply = of_reply(answer, status=target.route.status, has_reply=has_reply, tells_cause=self._tells_cause)
+        return replace(reply, headers=[*reply.headers, *headers])
+
+    @property
+    def _tells_cause(self) -> bool:
+        return self.settings.profile != "production"
 
     async def _ask(self, outgoing: Outgoing, id_: str, wait_s: float) -> Envelope:
         try:
@@ -229,61 +243,16 @@ class Forwarder:
 
 
 def _target(match: Match, method: str) -> Target:
-    target = match.targets.get(method)
-    if target is None:
-        allowed = ", ".join(sorted(match.targets))
-        raise _WrongMethodHere(f"{method} is not among {allowed}", allowed)
-    return target
+    if match.target is None:
+        raise WrongMethodHere(method, ", ".join(match.methods))
+    return match.target
 
 
-class _WrongMethodHere(WrongMethod):
-    def __init__(self, detail: str, allowed: str) -> None:
-        super().__init__(detail)
-        self.allowed = allowed
-
-
-class _RunningHere(StillRunning):
-    def __init__(self, detail: str, headers: Headers) -> None:
-        super().__init__(detail)
-        self.headers = headers
-
-
-def _problem_of(error: GatewayError) -> Reply:
-    headers: Headers = []
-    if isinstance(error, BadToken):
-        headers.append((b"www-authenticate", b"Bearer"))
-    if isinstance(error, ServiceAway | BrokerAway | _RunningHere):
-        headers += _retry_after()
-    if isinstance(error, _WrongMethodHere):
-        headers.append((b"allow", error.allowed.encode()))
-    if isinstance(error, _RunningHere):
-        headers += error.headers
-    members = {"errors": error.errors} if isinstance(error, Wrong) else {}
-    return problem(error, headers=headers, **members)
-
-
-def _reply_of(answer: Envelope, target: Target) -> Reply:
-    if answer.type == DONE:
-        if target.handler.reply_schema is None:
-            return Reply(204)
-        return Reply(target.route.status, answer.body)
-    return rejected(json.loads(answer.body)) if answer.type == REJECTED else _void_or_failed(answer)
-
-
-def _void_or_failed(answer: Envelope) -> Reply:
-    if answer.type == FAILED:
-        return failed(json.loads(answer.body))
-    return rejected({"reason": "void", "facts": {"detail": "it was undone before it ran, or came too late; it will never run"}})
-
-
-def _wait_s(request: Request, longest_s: float) -> tuple[float, Headers]:
-    prefer = request.header("prefer") or ""
-    for part in prefer.split(","):
-        name, _, value = part.strip().partition("=")
-        if name.lower() == "wait" and value.isdigit() and len(value) <= 6:
-            return min(float(value), longest_s), [(b"preference-applied", f"wait={value}".encode())]
-    return longest_s, []
-
-
-def _retry_after() -> Headers:
-    return [(b"retry-after", str(RETRY_AFTER_S).encode())]
+def _told(envelope: Envelope, operation: str | None) -> Headers:
+    """What a caller needs to follow its request: in our logs, in its own traces, and as an operation."""
+    headers: Headers = [(b"x-correlation-id", envelope.correlation_id.encode())]
+    if envelope.traceparent is not None:
+        headers.append((b"traceparent", envelope.traceparent.encode()))
+    if operation is not None:
+        headers.append((b"operation-id", operation.encode()))
+    return headers

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from eventplat.gateway.routes import Target
+from eventplat.gateway.routes import Table, Target
 
 PROBLEM = {
     "type": "object",
@@ -22,10 +22,33 @@ PROBLEM = {
 }
 
 
-def with_routes(document: dict[str, Any], targets: Iterable[Target]) -> dict[str, Any]:
+class Document:
+    """The OpenAPI document, written anew when the announced routes have changed.
+
+    Args:
+        own: Describes the app's other routes, in a new dictionary each time.
+        has_tokens: Whether callers send bearer tokens: /docs then asks for one.
+    """
+
+    def __init__(self, own: Callable[[], dict[str, Any]], *, has_tokens: bool) -> None:
+        self._own, self._has_tokens = own, has_tokens
+        self._written: tuple[Table, dict[str, Any]] | None = None
+
+    def of(self, table: Table) -> dict[str, Any]:
+        """The document with the routes of `table`."""
+        if self._written is None or self._written[0] is not table:
+            self._written = (table, with_routes(self._own(), table.targets, has_tokens=self._has_tokens))
+        return self._written[1]
+
+
+def with_routes(document: dict[str, Any], targets: Iterable[Target], *, has_tokens: bool = False) -> dict[str, Any]:
     """`document` with a path for each announced route."""
-    schemas = document.setdefault("components", {}).setdefault("schemas", {})
+    components = document.setdefault("components", {})
+    schemas = components.setdefault("schemas", {})
     schemas["Problem"] = PROBLEM
+    if has_tokens:
+        components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}}
+        document["security"] = [{"token": []}]
     paths = document.setdefault("paths", {})
     for target in targets:
         paths.setdefault(target.route.template, {})[target.route.method.lower()] = _operation(target, schemas)
@@ -34,7 +57,7 @@ def with_routes(document: dict[str, Any], targets: Iterable[Target]) -> dict[str
 
 def _operation(target: Target, schemas: dict[str, Any]) -> dict[str, Any]:
     handler, route = target.handler, target.route
-    schema = _shared(handler.schema_, target.service, schemas)
+    schema = _shared(handler.schema_, handler.name, schemas)
     properties: dict[str, Any] = schema.get("properties", {})
     described: dict[str, Any] = {
         "tags": [target.service],
@@ -67,11 +90,11 @@ def _operation(target: Target, schemas: dict[str, Any]) -> dict[str, Any]:
 
 def _responses(target: Target, schemas: dict[str, Any]) -> dict[str, Any]:
     problem = {"description": "Problem", "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}}
-    responses: dict[str, Any] = {"4XX": problem, "503": {**problem, "description": "The service or the broker is away"}}
+    responses: dict[str, Any] = {"4XX": problem, "5XX": problem, "503": {**problem, "description": "The service or the broker is away"}}
     if target.handler.reply_schema is None:
         responses["204"] = {"description": "Done"}
     else:
-        reply = _shared(target.handler.reply_schema, target.service, schemas)
+        reply = _shared(target.handler.reply_schema, f"{target.handler.name}.reply", schemas)
         responses[str(target.route.status)] = {"description": "Done", "content": {"application/json": {"schema": reply}}}
     if not target.is_query:
         responses["202"] = {
@@ -81,10 +104,13 @@ def _responses(target: Target, schemas: dict[str, Any]) -> dict[str, Any]:
     return responses
 
 
-def _shared(schema: dict[str, Any], service: str, schemas: dict[str, Any]) -> dict[str, Any]:
-    """`schema` with its definitions moved to the document's components, under the service's name."""
-    text = json.dumps(schema).replace('"#/$defs/', f'"#/components/schemas/{service}.')
+def _shared(schema: dict[str, Any], under: str, schemas: dict[str, Any]) -> dict[str, Any]:
+    """`schema` with its definitions moved to the document's components.
+
+    Each under its handler's name: two messages may call different things a Line, and one class reads otherwise than it writes.
+    """
+    text = json.dumps(schema).replace('"#/$defs/', f'"#/components/schemas/{under}.')
     moved: dict[str, Any] = json.loads(text)
     for name, part in moved.pop("$defs", {}).items():
-        schemas[f"{service}.{name}"] = part
+        schemas[f"{under}.{name}"] = part
     return moved

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from eventplat.errors import UnknownOperation
 
 MAC_BYTES = 16
-ID_CHARS_MAX = 1_024
+ID_CHARS_MAX = 2_048
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class OperationIds:
 
     def write(self, operation: Operation) -> str:
         """The id of `operation`, fit for a URL."""
-        said = json.dumps([operation.service, operation.command_id, operation.subject], separators=(",", ":")).encode()
+        said = json.dumps([operation.service, operation.command_id, operation.subject], separators=(",", ":"), ensure_ascii=False).encode()
         return base64.urlsafe_b64encode(self._mac(said) + said).decode().rstrip("=")
 
     def read(self, text: str) -> Operation:

@@ -1,20 +1,34 @@
 """Server: uvicorn inside a running loop, started and stopped as a component.
 
-Limits are set rather than left at their defaults: connections that idle are closed after 5 s, a request's head has
-16 KiB, and no header tells what serves it.
+Limits are set rather than left at their defaults. uvicorn has no deadline for a request that arrives a byte at a time,
+so that a few hundred such clients hold every connection; here a connection has `HEAD_S` for a request's head and
+`REQUEST_S` until its body is complete, from the first byte on. h11 is named, since only it bounds the head's size:
+another parser that happens to be installed would be taken otherwise. No header tells what serves.
+
+Source    OWASP, "Slow HTTP attacks"; h11, `max_incomplete_event_size`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import socket
+from collections.abc import Generator
 
+import h11
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from eventplat.errors import SettingsError
 
+logger = logging.getLogger(__name__)
+
 HEAD_BYTES_MAX = 16_384
+HEAD_S = 10.0
+REQUEST_S = 30.0
+BACKLOG = 256
 CONCURRENT_MAX = 2_000
 KEEP_ALIVE_S = 5
 GRACEFUL_S = 15
@@ -25,9 +39,9 @@ class HttpServer:
 
     def __init__(self, app: FastAPI, *, host: str, port: int) -> None:
         config = uvicorn.Config(
-            app, host=host, port=port, log_config=None, access_log=False, server_header=False, proxy_headers=False, lifespan="on",
-            h11_max_incomplete_event_size=HEAD_BYTES_MAX, limit_concurrency=CONCURRENT_MAX, timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=GRACEFUL_S,
+            app, host=host, port=port, http=_Punctual, ws="none", log_config=None, access_log=False, server_header=False,
+            proxy_headers=False, lifespan="on", h11_max_incomplete_event_size=HEAD_BYTES_MAX, limit_concurrency=CONCURRENT_MAX,
+            backlog=BACKLOG, timeout_keep_alive=KEEP_ALIVE_S, timeout_graceful_shutdown=GRACEFUL_S,
         )  # fmt: skip
         self._server = _Server(config)
         self._host, self._port = host, port
@@ -36,13 +50,13 @@ class HttpServer:
     @property
     def url(self) -> str:
         """As "http://127.0.0.1:8000"."""
-        return f"http://{self._host}:{self._port}"
+        return f"http://{f'[{self._host}]' if ':' in self._host else self._host}:{self._port}"
 
     async def start(self) -> None:
         """Return once it accepts connections.
 
         Raises:
-            SettingsError: The port is taken.
+            SettingsError: The port is taken, or the app did not start.
         """
         listener = socket.socket(socket.AF_INET6 if ":" in self._host else socket.AF_INET)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -56,6 +70,7 @@ class HttpServer:
         self._task = asyncio.create_task(self._server.serve([listener]), name="http")
         while not self._server.started:
             if self._task.done():
+                listener.close()
                 self._task.result()
                 raise SettingsError("the gateway did not start; the log says why")
             await asyncio.sleep(0.01)
@@ -68,5 +83,55 @@ class HttpServer:
 
 
 class _Server(uvicorn.Server):
-    def install_signal_handlers(self) -> None:
-        """Signals are the process's business (`lifecycle`)."""
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Signals are the process's business (`lifecycle`): uvicorn would take them over."""
+        yield
+
+
+class _Punctual(H11Protocol):
+    """A connection whose requests have to arrive in time."""
+
+    _deadline: asyncio.TimerHandle | None = None
+    _has_head = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._allow(HEAD_S)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._disarm()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._deadline is None and self.conn.their_state is h11.IDLE:
+            self._allow(HEAD_S)
+        super().data_received(data)
+        self._judge()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._judge()
+
+    def _judge(self) -> None:
+        """Restart, keep or end the time, by what has arrived."""
+        state = self.conn.their_state
+        if state is h11.SEND_BODY and not self._has_head:
+            self._has_head = True
+            self._allow(REQUEST_S)
+        elif state is not h11.SEND_BODY and (state is not h11.IDLE or self._has_head):
+            self._has_head = False
+            self._disarm()
+
+    def _allow(self, seconds: float) -> None:
+        self._disarm()
+        self._deadline = self.loop.call_later(seconds, self._expire)
+
+    def _disarm(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _expire(self) -> None:
+        logger.info("closed a connection whose request did not arrive in time: %s", self.client)
+        self.transport.abort()
