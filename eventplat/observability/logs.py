@@ -1,12 +1,14 @@
 """Logs: structured, one line a record, as text for people or JSON for machines.
 
 Standard logging and structlog meet in one formatter; a record carries whatever was bound (message id, correlation id).
-Values are cut at 4 KiB and control characters escaped, so that nobody's input can forge a line.
+Values are cut at 4 KiB and control characters escaped, so that nobody's input can forge a line. Passwords in URLs, bearer
+tokens and whatever is called a password, token, secret or private key are replaced wherever they stand.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections.abc import MutableMapping
 from typing import Any
@@ -16,6 +18,10 @@ import structlog
 from eventplat.settings import Settings
 
 VALUE_CHARS_MAX = 4_096
+HIDDEN = "***"
+_IN_URL = re.compile(r"(?<=://)[^/\s:@]*:[^/\s@]+(?=@)")
+_BEARER = re.compile(r"\b(bearer\s+)[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
+_NAMED = re.compile(r"password|passwd|secret|authorization|(^|_)(token|pem|grant)$|(api|grant|jwt|operation|private)_key$", re.IGNORECASE)
 QUIETER = ("pika", "alembic", "uvicorn.error", "httpx", "httpcore")
 
 
@@ -27,6 +33,7 @@ def configure(settings: Settings) -> None:
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
+        without_secrets,
         _bounded,
     ]
     structlog.configure(
@@ -48,6 +55,16 @@ def configure(settings: Settings) -> None:
     root.setLevel(settings.log_level.upper())
     for name in QUIETER:
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def without_secrets(_: Any, __: str, record: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """The record with secrets replaced: by the name of a value, or by the look of it."""
+    for name, value in record.items():
+        if _NAMED.search(name):
+            record[name] = HIDDEN
+        elif isinstance(value, str):
+            record[name] = _BEARER.sub(rf"\1{HIDDEN}", _IN_URL.sub(f"{HIDDEN}:{HIDDEN}", value))
+    return record
 
 
 def _bounded(_: Any, __: str, record: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
