@@ -3,9 +3,10 @@
 Limits are set rather than left at their defaults. uvicorn has no deadline for a request that arrives a byte at a time,
 so that a few hundred such clients hold every connection; here a connection has `HEAD_S` for a request's head and
 `REQUEST_S` until its body is complete, from the first byte on. h11 is named, since only it bounds the head's size:
-another parser that happens to be installed would be taken otherwise. No header tells what serves.
+another parser that happens to be installed would be taken otherwise. A request with both a length and chunks is refused:
+a proxy before us may see its end elsewhere, and what follows as another caller's request. No header tells what serves.
 
-Source    OWASP, "Slow HTTP attacks"; h11, `max_incomplete_event_size`.
+Source    OWASP, "Slow HTTP attacks"; RFC 9112, 6.1; h11, `max_incomplete_event_size`.
 """
 
 from __future__ import annotations
@@ -21,11 +22,14 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from eventplat.errors import SettingsError
+from eventplat.errors import GatewayError, SettingsError
+from eventplat.gateway.http import Receive, Scope, Send, write
+from eventplat.gateway.problems import problem_reply
 
 logger = logging.getLogger(__name__)
 
 HEAD_BYTES_MAX = 16_384
+SLICE_BYTES = 4_096     # h11 bounds a head only while it is incomplete: one that comes whole in one read would pass
 HEAD_S = 10.0
 REQUEST_S = 30.0
 BACKLOG = 256
@@ -39,7 +43,7 @@ class HttpServer:
 
     def __init__(self, app: FastAPI, *, host: str, port: int) -> None:
         config = uvicorn.Config(
-            app, host=host, port=port, http=_Punctual, ws="none", log_config=None, access_log=False, server_header=False,
+            _Unambiguous(app), host=host, port=port, http=_Punctual, ws="none", log_config=None, access_log=False, server_header=False,
             proxy_headers=False, lifespan="on", h11_max_incomplete_event_size=HEAD_BYTES_MAX, limit_concurrency=CONCURRENT_MAX,
             backlog=BACKLOG, timeout_keep_alive=KEEP_ALIVE_S, timeout_graceful_shutdown=GRACEFUL_S,
         )  # fmt: skip
@@ -67,12 +71,10 @@ class HttpServer:
             where = f"{self._host}:{self._port}"
             raise SettingsError(f"the gateway cannot listen on {where}: {error.strerror}. Set EVENTPLAT_GATEWAY_PORT") from None
         self._port = listener.getsockname()[1]
-        self._task = asyncio.create_task(self._server.serve([listener]), name="http")
+        self._task = asyncio.create_task(self._serve(listener), name="http")
         while not self._server.started:
             if self._task.done():
-                listener.close()
-                self._task.result()
-                raise SettingsError("the gateway did not start; the log says why")
+                await self._task
             await asyncio.sleep(0.01)
 
     async def stop(self) -> None:
@@ -81,12 +83,34 @@ class HttpServer:
         if self._task is not None:
             await self._task
 
+    async def _serve(self, listener: socket.socket) -> None:
+        with listener:
+            try:
+                await self._server.serve([listener])
+            except SystemExit:  # uvicorn's answer to an app that does not start: it would end this process, not only the server
+                raise SettingsError("the gateway did not start; the log says why") from None
+
 
 class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         """Signals are the process's business (`lifecycle`): uvicorn would take them over."""
         yield
+
+
+class _Unambiguous:
+    """Middleware: a request has one end."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and {b"content-length", b"transfer-encoding"} <= {name for name, _ in scope["headers"]}:
+            detail = "Content-Length and Transfer-Encoding exclude each other"
+            close = [(b"connection", b"close")]
+            await write(send, problem_reply(400, "Bad Request", GatewayError.code, detail, "Send one of them", close, {}))
+        else:
+            await self._app(scope, receive, send)
 
 
 class _Punctual(H11Protocol):
@@ -106,7 +130,10 @@ class _Punctual(H11Protocol):
     def data_received(self, data: bytes) -> None:
         if self._deadline is None and self.conn.their_state is h11.IDLE:
             self._allow(HEAD_S)
-        super().data_received(data)
+        while data and not self.transport.is_closing():
+            size = SLICE_BYTES if self.conn.their_state is h11.IDLE else len(data)
+            super().data_received(data[:size])
+            data = data[size:]
         self._judge()
 
     def on_response_complete(self) -> None:
