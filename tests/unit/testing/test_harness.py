@@ -1,0 +1,137 @@
+"""The harness: a user's service under a virtual clock, with its real gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from eventplat.errors import Rejected
+from eventplat.messages.message import Command, Event, Key
+from eventplat.retry import Retry
+from eventplat.sagas.saga import Saga
+from eventplat.service.context import Context
+from eventplat.service.service import Service
+from eventplat.testing.harness import Harness
+from tests.conformance.stage import until
+
+
+class Placed(Event):
+    order_id: Key[str]
+    n: int = 1
+
+
+class Place(Command[Placed], name="shop.place"):
+    order_id: Key[str]
+    n: int = 1
+
+
+class Ship(Command[str], name="shop.ship"):
+    order_id: Key[str]
+
+
+class Shop:
+    """A service whose handlers note what they saw."""
+
+    def __init__(self) -> None:
+        self.thanked: list[int] = []
+        self.service = Service("shop", retry=Retry(attempts=3, first=30))
+        self.service.handles(Place, http="POST /orders")(self.place)
+        self.service.on(Placed)(self.thank)
+        self.service.saga(Ship, id="order_id")(ship)
+
+    async def place(self, command: Place, ctx: Context) -> Placed:
+        if command.n == 0:
+            raise Rejected("nothing")
+        placed = Placed(order_id=command.order_id, n=command.n)
+        ctx.publish(placed)
+        return placed
+
+    async def thank(self, event: Placed, ctx: Context) -> None:
+        self.thanked.append(event.n)
+
+
+async def ship(command: Ship, saga: Saga) -> str:
+    await saga.sleep(90)
+    return "shipped"
+
+
+def run(test: Callable[[Harness, Shop], Awaitable[Any]]) -> None:
+    async def whole() -> None:
+        shop = Shop()
+        async with Harness(shop.service) as harness:
+            await test(harness, shop)
+
+    asyncio.run(whole())
+
+
+def test_a_request_over_http_is_handled_and_quiet_waits_for_what_follows() -> None:
+    async def test(harness: Harness, shop: Shop) -> None:
+        answer = await harness.http.post("/orders", json={"order_id": "a", "n": 2})
+        assert answer.json() == {"order_id": "a", "n": 2}
+        await harness.quiet()
+        assert shop.thanked == [2]
+        assert await harness.published(Placed) == [Placed(order_id="a", n=2)]
+
+    run(test)
+
+
+def test_ask_answers_with_the_type_and_raises_the_refusal() -> None:
+    async def test(harness: Harness, shop: Shop) -> None:
+        assert await harness.ask(Place(order_id="a", n=3)) == Placed(order_id="a", n=3)
+        with pytest.raises(Rejected, match="nothing"):
+            await harness.ask(Place(order_id="a", n=0))
+
+    run(test)
+
+
+def test_an_injected_failure_is_tried_again_once_its_time_has_passed() -> None:
+    async def test(harness: Harness, shop: Shop) -> None:
+        harness.fail(shop.thank, RuntimeError("not yet"), times=1)
+        await harness.publish(Placed(order_id="a", n=9))
+        await harness.quiet()
+        assert shop.thanked == []
+        await harness.advance(minutes=1)
+        assert shop.thanked == [9]
+        assert await harness.dead_letters() == []
+
+    run(test)
+
+
+def test_what_fails_for_ever_becomes_a_dead_letter_without_waiting_for_it() -> None:
+    async def test(harness: Harness, shop: Shop) -> None:
+        harness.fail(shop.thank, RuntimeError("never"), times=100)
+        began = time.monotonic()
+        await harness.publish(Placed(order_id="a"))
+        await harness.quiet()
+        await harness.advance(minutes=2)
+        (dead,) = await harness.dead_letters()
+        assert (dead.handler, dead.attempts, len(dead.errors)) == ("shop.on-placed", 3, 3)
+        assert time.monotonic() - began < 60
+
+    run(test)
+
+
+def test_a_saga_sleeps_until_the_clock_is_moved() -> None:
+    async def test(harness: Harness, shop: Shop) -> None:
+        asked = asyncio.create_task(harness.ask(Ship(order_id="a")))
+
+        async def has_begun() -> bool:
+            with contextlib.suppress(LookupError):
+                return (await harness.saga(ship, "a")).status == "running"
+            return False
+
+        await until(has_begun)
+        await harness.advance(seconds=80)
+        assert (await harness.saga(ship, "a")).status == "running"
+        await harness.advance(seconds=20)
+        assert (await harness.saga(ship, "a")).status == "completed"
+        assert await asked == "shipped"
+        with pytest.raises(LookupError):
+            await harness.saga(ship, "b")
+
+    run(test)
