@@ -118,7 +118,8 @@ class Forwarder:
             ServiceAway, BrokerAway, NoAnswer: Not known now; ask again.
         """
         body = json.dumps({"command_id": operation.command_id}).encode()
-        question = self._envelope(f"{operation.service}.operation.v1", body, None, None, traceparent)
+        id_ = new_id(self.clock.time_us(), self.chance)
+        question = self._envelope(id_, f"{operation.service}.operation.v1", body, traceparent=traceparent)
         answer = await self._question(question, OPERATION_WAIT_S)
         return of_operation(answer, tells_cause=self._tells_cause)
 
@@ -176,7 +177,7 @@ class Forwarder:
             return self._reply_of(answer, target, _told(envelope, operation))
 
     async def _query(self, request: Request, target: Target, fields: Mapping[str, Any], principal: Principal) -> Reply:
-        envelope = self._envelope_of(request, target, fields, principal, None)
+        envelope = self._envelope_of(request, target, fields, principal, new_id(self.clock.time_us(), self.chance))
         wait_s, _ = request.wait_s(min(target.route.wait_s, QUERY_WAIT_S_MAX))
         with bound_contextvars(correlation_id=envelope.correlation_id):
             return self._reply_of(await self._question(envelope, wait_s), target, _told(envelope, None))
@@ -193,28 +194,29 @@ class Forwarder:
             raise NoAnswer(f"{asked.type} was not answered in {wait_s:g} s") from None
 
     def _envelope_of(
-        self, request: Request, target: Target, fields: Mapping[str, Any], principal: Principal, id_: str | None
+        self, request: Request, target: Target, fields: Mapping[str, Any], principal: Principal, id_: str
     ) -> Envelope:
         handler = target.handler
         key = None if handler.key_field is None else target.schema.normal_key(handler.key_field, fields.get(handler.key_field))
         if key is not None and len(key) > KEY_CHARS_MAX:
             raise Wrong([{"pointer": f"/{handler.key_field}", "detail": f"a key has at most {KEY_CHARS_MAX} characters"}])
         body = json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()
-        envelope = self._envelope(handler.type, body, key, id_, request.traceparent)
         stream = handler.stream if key is not None and not target.is_query else None
-        return replace(envelope, stream=stream, grant=self._grant(principal, envelope.id))
+        return self._envelope(
+            id_, handler.type, body, key=key, stream=stream, grant=self._grant(principal, id_), traceparent=request.traceparent
+        )
 
-    def _envelope(self, type_: str, body: bytes, key: str | None, id_: str | None, traceparent: str | None) -> Envelope:
-        id_ = id_ or new_id(self.clock.time_us(), self.chance)
+    def _envelope(self, id_: str, type_: str, body: bytes, **rest: str | None) -> Envelope:
         return Envelope(
             id=id_, type=type_, body=body, correlation_id=id_, reply_to=self.requester.reply_to, app_id=APP_ID,
-            user_id=self.user_id, key=key, traceparent=traceparent,
+            user_id=self.user_id, **rest,  # type: ignore[arg-type]
         )  # fmt: skip
 
     def _reply_of(self, answer: Envelope, target: Target, headers: Headers) -> Reply:
         has_reply = target.handler.reply_schema is not None
         reply = of_reply(answer, status=target.route.status, has_reply=has_reply, tells_cause=self._tells_cause)
-        return replace(reply, headers=[*reply.headers, *headers])
+        reply.headers.extend(headers)
+        return reply
 
     @property
     def _tells_cause(self) -> bool:

@@ -21,13 +21,14 @@ logger = logging.getLogger(__name__)
 
 ALGORITHM = "EdDSA"
 CACHED_MAX = 4_096
+_EDDSA = jwt.get_algorithm_by_name(ALGORITHM)
 
 
 class GrantSigner:
     """Signs grants with the gateway's private key (PEM)."""
 
     def __init__(self, private_pem: str, *, kid: str = "1") -> None:
-        self._key, self._kid = private_pem, kid
+        self._key, self._kid = _EDDSA.prepare_key(private_pem), kid  # once: reading PEM takes longer than signing
 
     def sign(self, principal: Principal, operation: str, now_s: int) -> str:
         """The grant of `principal` for `operation` (a command id).
@@ -46,7 +47,7 @@ class GrantVerifier:
     """Verifies grants with the gateway's public key (PEM)."""
 
     def __init__(self, public_pem: str) -> None:
-        self._key = public_pem
+        self._key = _EDDSA.prepare_key(public_pem)
         self._known: OrderedDict[str, Principal] = OrderedDict()
 
     def verify(self, grant: str) -> Principal:

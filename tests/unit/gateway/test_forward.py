@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import jwt
 import pytest
+from structlog.contextvars import get_contextvars
 
 from eventplat import failpoints
 from eventplat.broker.transport import Nacked, Outcome, Outgoing
@@ -577,6 +578,22 @@ async def test_the_failpoints_stand_where_they_say(house: House, point: str) -> 
         failpoints.arm("")
 
     assert len(house.received) == (0 if point == "gateway.before_publish" else 1)
+
+
+@on_loop
+async def test_what_is_logged_on_the_way_carries_the_correlation_id(house: House) -> None:
+    publish, bound = house.near.publish, []
+
+    async def noted(*args: Any, **kwargs: Any) -> list[Outcome]:
+        bound.append(get_contextvars().get("correlation_id"))
+        return await publish(*args, **kwargs)
+
+    house.near.publish = noted  # type: ignore[method-assign]
+
+    responses = [await house.place(), await house.http.get("/orders/o-1")]
+
+    assert bound == [response.headers["x-correlation-id"] for response in responses]
+    assert "correlation_id" not in get_contextvars()
 
 
 @on_loop
