@@ -27,8 +27,9 @@ from weakref import WeakSet
 
 from sqlalchemy import Connection, event, select
 from sqlalchemy.engine import URL, ExceptionContext, make_url
-from sqlalchemy.exc import InvalidatePoolError
+from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncTransaction, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from eventplat.clock import Clock
 from eventplat.errors import CommitUnknown, DatabaseUnavailable, SettingsError, TransactionAborted
@@ -75,7 +76,8 @@ class Database:
             self.engine = self._sqlite_engine(parsed, clock, pool_size, echo)
         else:
             raise SettingsError(f"{self.url} is neither postgresql:// nor sqlite://")
-        self._renews = False
+        self._generation = 0
+        event.listen(self.engine.sync_engine, "connect", self._on_connect, insert=True)
         event.listen(self.engine.sync_engine, "checkout", self._on_checkout)
         event.listen(self.engine.sync_engine, "handle_error", self._on_error)
         event.listen(self.engine.sync_engine, "rollback_savepoint", self._on_savepoint_undone)
@@ -146,7 +148,7 @@ class Database:
 
     def renew(self) -> None:
         """Use no connection again that is open now; those in use end when they are given back."""
-        self._renews = True
+        self._generation += 1
 
     async def close(self) -> None:
         """Close every connection; a `sqlite://` database vanishes."""
@@ -234,10 +236,12 @@ class Database:
             self._failed.add(connection)
         return None
 
-    def _on_checkout(self, *_: object) -> None:
-        if self._renews:
-            self._renews = False
-            raise InvalidatePoolError("the connections have been renewed")  # SQLAlchemy's way to say so: it connects anew
+    def _on_connect(self, _dbapi_connection: object, record: ConnectionPoolEntry) -> None:
+        record.info["generation"] = self._generation
+
+    def _on_checkout(self, _dbapi_connection: object, record: ConnectionPoolEntry, _proxy: object) -> None:
+        if record.info.get("generation") != self._generation:
+            raise DisconnectionError("the connections have been renewed")  # SQLAlchemy's way to say so: it connects anew
 
     def _on_savepoint_undone(self, connection: Connection, _name: str, _context: object) -> None:
         self._failed.discard(connection)
