@@ -243,6 +243,13 @@ class BadHandler(ServiceError):
     code = "EP711"
 
 
+class HandlerCancelled(ServiceError):
+    """A handler let a cancellation out that was not meant for it: it awaited a task that somebody cancelled."""
+
+    code = "EP713"
+    next_move = "Catch asyncio.CancelledError where the handler awaits a task of its own"
+
+
 class NoSuchService(ServiceError):
     """The named module holds no Service."""
 

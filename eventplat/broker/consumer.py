@@ -38,7 +38,7 @@ class Consumer:
         self._waiting: deque[Delivery] = deque()
         self._running: set[asyncio.Task[None]] = set()
         self._subscription: Subscription | None = None
-        self._is_stopping = False
+        self._is_over = False
 
     @property
     def in_flight(self) -> int:
@@ -51,24 +51,28 @@ class Consumer:
         return self._subscription is not None and self._subscription.is_active
 
     async def start(self) -> None:
-        self._is_stopping = False
+        self._is_over = False
         self._subscription = await self._transport.consume(self.queue, self._receive, prefetch=self._prefetch)
 
     async def stop(self, within_s: float = 10.0) -> None:
-        """Take nothing new, finish what runs within `within_s` seconds; the rest comes again elsewhere."""
-        self._is_stopping = True
+        """Take nothing new, handle within `within_s` seconds what was delivered; the rest comes again elsewhere."""
         if self._subscription is not None:
             await self._subscription.cancel()
+        try:
+            async with asyncio.timeout(within_s):
+                while self._running:
+                    await asyncio.wait(self._running)
+        except TimeoutError:
+            logger.warning("%s: %d deliveries were not finished in %g s; they come again", self.queue.name, self.in_flight, within_s)
+        self._is_over = True
         while self._waiting:
-            self._waiting.pop().requeue()
-        if self._running:
-            await asyncio.wait(self._running, timeout=within_s)
+            self._waiting.pop().requeue()  # counted as a delivery: therefore only what is left in the end
         for task in self._running:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
 
     def _receive(self, delivery: Delivery) -> None:
-        if self._is_stopping:
+        if self._is_over:
             delivery.requeue()
         elif len(self._running) < self._concurrency:
             self._begin(delivery)
@@ -82,14 +86,14 @@ class Consumer:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
-        if self._waiting and not self._is_stopping:
+        if self._waiting and not self._is_over:
             self._begin(self._waiting.popleft())
 
     async def _handle(self, delivery: Delivery) -> None:
         try:
             await self._process(delivery)
-        except asyncio.CancelledError:
-            raise
-        except Exception:  # a bug of the platform: visible, and the message comes again
+        except (Exception, asyncio.CancelledError) as error:  # a bug of the platform: visible, and the message comes again
+            if isinstance(error, asyncio.CancelledError) and self._is_over:
+                raise
             logger.exception("a delivery of %s was not settled; it comes again", self.queue.name)
             delivery.requeue()

@@ -136,10 +136,12 @@ class Orchestrator:
         else:
             delivery.requeue()
 
-    async def outcome(self, connection: AsyncConnection, command_id: str) -> tuple[str, bytes]:
-        """What became of the saga that `command_id` started: a reply's type and body."""
+    async def outcome(self, connection: AsyncConnection, command_id: str) -> tuple[str, bytes] | None:
+        """What became of the saga that `command_id` started: a reply's type and body; None where it started none."""
         row = await store.by_command(connection, command_id)
-        if row is None or row.ended_us is None:
+        if row is None:
+            return None
+        if row.ended_us is None:
             return RUNNING, b"{}"
         return row.outcome_type, row.outcome or b"null"
 

@@ -25,7 +25,7 @@ from eventplat.broker.transport import Delivery
 from eventplat.errors import EventplatError, Malformed, Rejected
 from eventplat.failpoints import failpoint
 from eventplat.messages.codec import parse, to_envelope
-from eventplat.messages.envelope import DONE, FAILED, REJECTED, VOID, Envelope
+from eventplat.messages.envelope import DONE, FAILED, REJECTED, RUNNING, VOID, Envelope
 from eventplat.messages.message import Message
 from eventplat.service.call import Caller
 from eventplat.service.endpoint import Endpoint
@@ -113,7 +113,7 @@ class Pipeline:
                 if await work.claim(endpoint.consumer, handler=endpoint.identity):
                     await self._settle(work, endpoint, envelope, 1)
                 else:
-                    await self._again(work, endpoint, envelope)
+                    await self._again(work, endpoint, envelope, is_the_same=delivery.redelivered)
         except Rejected as rejected:
             await self._refuse(endpoint, envelope, rejected, from_pending=False)
         except Exception as error:
@@ -129,7 +129,9 @@ class Pipeline:
         if endpoint.handler.ordered and not await self._in_turn(work, endpoint, envelope):
             return
         if not endpoint.accepts(envelope.type):
-            return  # another event of an ordered stream: it only moved the watermark
+            if endpoint.handler.ordered:
+                return  # another event of its stream: it only moved the watermark
+            raise Malformed(f"{envelope.type} came to {endpoint.identity}, which handles {endpoint.wire_type}")
         message = self._read(endpoint, envelope)
         if envelope.undoes is not None and not await self._is_to_undo(work, endpoint, envelope):
             await self._void(work, endpoint, envelope)
@@ -182,21 +184,29 @@ class Pipeline:
         await inbox.settle(work.connection, endpoint.consumer, envelope.id, "void", b"{}")
         work.answer(envelope, VOID, b"{}")
 
-    async def _again(self, work: UnitOfWork, endpoint: Endpoint, envelope: Envelope) -> None:
-        """Another copy: answer what is recorded, byte for byte."""
+    async def _again(self, work: UnitOfWork, endpoint: Endpoint, envelope: Envelope, *, is_the_same: bool = True) -> None:
+        """Another copy: answer what is recorded, byte for byte.
+
+        Args:
+            is_the_same: Nobody asked anew, the broker repeats itself: who waits need not hear that it still runs.
+        """
         if endpoint.handler.message.kind == "event":
             return
         settled = await inbox.look_up(work.connection, endpoint.consumer, envelope.id)
-        if settled is None:
-            return  # it stands in `pending`: its answer comes when it is settled
-        if settled.has_other_body(envelope.body):
-            refusal = Rejected("other_body", status=422, detail="this id was used before with another body")
-            work.answer(envelope, REJECTED, rejection(refusal))
-        elif settled.state == "done" and endpoint.handler.is_saga:
-            type_, outcome = await self.caller.saga_outcome(work, envelope.id)
-            work.answer(envelope, type_, outcome)
+        if settled is not None:
+            is_other = settled.has_other_body(envelope.body)
         else:
-            work.answer(envelope, settled.reply_type, settled.outcome if settled.outcome is not None else b"null")
+            waiting = await pending.find(work.connection, endpoint.identity, envelope.id)
+            is_other = waiting is not None and waiting.body != envelope.body
+        if is_other:
+            refusal = Rejected("other_body", status=422, detail="this id was used before with another body")
+            answer = REJECTED, rejection(refusal)
+        elif settled is not None:
+            answer = await self.caller.recorded(work, envelope.id, settled)
+        else:
+            answer = await self.caller.unsettled(work, envelope.id)
+        if answer[0] != RUNNING or not is_the_same:
+            work.answer(envelope, *answer)
 
     async def _refuse(self, endpoint: Endpoint, envelope: Envelope, rejected: Rejected, *, from_pending: bool) -> None:
         """Record a business "no" and answer it: the handler's own writes are rolled back."""

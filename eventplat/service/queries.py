@@ -90,6 +90,4 @@ class Queries:
         settled = await inbox.look_up(work.connection, self._caller.service.name, command_id)
         if settled is None:
             return await self._caller.unsettled(work, command_id)
-        if settled.state == "done" and settled.outcome is None:
-            return await self._caller.saga_outcome(work, command_id)
-        return settled.reply_type, settled.outcome if settled.outcome is not None else b"null"
+        return await self._caller.recorded(work, command_id, settled)

@@ -9,6 +9,7 @@ Next: service.pipeline
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -104,8 +105,16 @@ class Runner:
 
     async def stop(self) -> None:
         self._is_draining = True
-        await stop_all([self.out, *self._consumers, self._retries, self._caller, self._ticker, self._announcer])
+        await stop_all([self._announcer])
+        await asyncio.gather(*(self._drained(consumer) for consumer in self._consumers))
+        await stop_all([self.out, self._retries, self._caller, self._ticker])
         await self._state.aclose()
+
+    async def _drained(self, consumer: Consumer) -> None:
+        try:
+            await consumer.stop(self._settings.drain_s)
+        except Exception:
+            logger.exception("the consumer of %s did not stop cleanly", consumer.queue.name)
 
     def _make_consumers(self) -> list[Consumer]:
         consumers = [self._consumer_of(endpoint) for endpoint in self._endpoints]

@@ -206,6 +206,12 @@ async def dead_letters(connection: AsyncConnection, *, limit: int = 100) -> list
     return [_read(row) for row in await connection.execute(found)]
 
 
+async def find(connection: AsyncConnection, handler: str, message_id: str) -> Pending | None:
+    """The row of a message, or None."""
+    row = (await connection.execute(select(pending).where(pending.c.handler == handler, pending.c.message_id == message_id))).first()
+    return None if row is None else _read(row)
+
+
 async def dead_letter(connection: AsyncConnection, message_id: str) -> Pending | None:
     """The dead row of a message, of whichever handler."""
     found = select(pending).where(pending.c.state == "dead", pending.c.message_id == message_id).limit(1)

@@ -21,7 +21,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
+from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+from sqlalchemy.orm import Session, SessionTransaction
 
 from eventplat.broker.topology import COMMANDS, EVENTS, REPLIES, Names, owner_of, routing_key
 from eventplat.broker.transport import Outgoing, Transport
@@ -33,7 +35,7 @@ from eventplat.messages.envelope import Envelope
 from eventplat.messages.ids import Chance, derived_id, new_id
 from eventplat.messages.message import Command, Event, Message
 from eventplat.storage.database import Database
-from eventplat.storage.session import open_session
+from eventplat.storage.session import HandlerSession, open_session
 from eventplat.transactions import inbox, outbox
 from eventplat.transactions.dispatch import Dispatcher
 from eventplat.transactions.outbox import Letter
@@ -132,6 +134,7 @@ class UnitOfWork:
         """The handler's session, in this transaction; opened when first asked for."""
         if self._session is None:
             self._session = open_session(self.connection)
+            self._session.info[UnitOfWork] = self
         return self._session
 
     async def claim(self, consumer: str, *, handler: str | None) -> bool:
@@ -187,6 +190,18 @@ class UnitOfWork:
         if self._session is not None:
             await self._session.close()
         return letters, self._answers
+
+
+@event.listens_for(HandlerSession, "after_transaction_create")
+def _savepoint_begun(session: Session, transaction: SessionTransaction) -> None:
+    if transaction.nested:
+        session.info[transaction] = session.info[UnitOfWork].mark()
+
+
+@event.listens_for(HandlerSession, "after_soft_rollback")
+def _savepoint_undone(session: Session, transaction: SessionTransaction) -> None:
+    if transaction.nested and transaction in session.info:  # what was written inside it is not sent either
+        session.info[UnitOfWork].back_to(session.info[transaction])
 
 
 @dataclass
