@@ -250,6 +250,20 @@ class HandlerCancelled(ServiceError):
     next_move = "Catch asyncio.CancelledError where the handler awaits a task of its own"
 
 
+class NoDatabase(ServiceError):
+    """The service was declared with database=False: it has no transaction, no session and no outbox."""
+
+    code = "EP714"
+    next_move = "Leave database=False out of its Service(...), or do without ctx.db, after= and ctx.cancel"
+
+
+class NotSent(ServiceError):
+    """The broker did not take what a handler without a database sent: the attempt has failed and runs again."""
+
+    code = "EP715"
+    next_move = "Start the service that owns the command, or run `eventplat topology apply`"
+
+
 class NoSuchService(ServiceError):
     """The named module holds no Service."""
 

@@ -34,6 +34,8 @@ def apply(modules: tuple[str, ...], migrations: Path) -> None:
 async def _upgrade(services: Sequence[Service[Any]], settings: Settings, migrations: Path) -> None:
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     for service in services:
+        if not service.has_database:
+            continue
         database = Database(settings.database(service.name), service=service.name, clock=SystemClock(), pool_size=2)
         try:
             await upgrade(database)

@@ -43,7 +43,7 @@ class Caller:
         self,
         service: Service[Any],
         endpoints: Sequence[Endpoint],
-        transactions: Transactions,
+        transactions: Transactions | None,
         verifier: GrantVerifier | None,
         settings: Settings,
         clock: Clock,
@@ -53,7 +53,9 @@ class Caller:
         self._verifier, self._settings, self._clock = verifier, settings, clock
         self._by_type = {endpoint.wire_type: endpoint for endpoint in endpoints}
         sagas = [endpoint for endpoint in endpoints if endpoint.handler.is_saga]
-        self.orchestrator = Orchestrator(service.name, transactions, self._call_local, clock) if sagas else None
+        self.orchestrator: Orchestrator | None = None
+        if sagas and transactions is not None:
+            self.orchestrator = Orchestrator(service.name, transactions, self._call_local, clock)
         for endpoint in sagas:
             handler = endpoint.handler
             self.orchestrator.add(  # type: ignore[union-attr]

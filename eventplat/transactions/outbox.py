@@ -111,6 +111,11 @@ class Letter:
         """As the transport takes it."""
         return Outgoing(self.exchange, self.routing_key, to_properties(self.envelope), self.envelope.body)
 
+    def to_waiting(self) -> Outgoing:
+        """As an answer to a process that waits in memory: at most once, kept by nobody."""
+        properties, body = to_properties(self.envelope), self.envelope.body
+        return Outgoing(self.exchange, self.routing_key, properties, body, mandatory=False, persistent=False)
+
 
 async def append(connection: AsyncConnection, letters: Sequence[Letter], owner: str) -> list[Letter]:
     """Write `letters` in the caller's transaction; returns them as they will be sent, events with their order."""

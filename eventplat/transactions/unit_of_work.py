@@ -26,11 +26,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session, SessionTransaction
 
 from eventplat.broker.topology import COMMANDS, EVENTS, REPLIES, Names, owner_of, routing_key
-from eventplat.broker.transport import Outgoing, Transport
+from eventplat.broker.transport import Transport
 from eventplat.clock import Clock
-from eventplat.errors import BrokerUnavailable, CommitUnknown, NoOwner
+from eventplat.errors import BrokerUnavailable, CommitUnknown, NoDatabase, NoOwner
 from eventplat.failpoints import failpoint
-from eventplat.messages.codec import check_size, to_properties
+from eventplat.messages.codec import check_size
 from eventplat.messages.envelope import Envelope
 from eventplat.messages.ids import Chance, derived_id, new_id
 from eventplat.messages.message import Command, Event, Message
@@ -122,13 +122,24 @@ class Sender:
 
 
 class UnitOfWork:
-    """One transaction, from claim to commit. Made by `Transactions.begin`."""
+    """One transaction, from claim to commit. Made by `Transactions.begin`.
 
-    def __init__(self, connection: AsyncConnection, sender: Sender, cause: Envelope | None) -> None:
-        self.connection, self.sender, self.cause = connection, sender, cause
+    Args:
+        connection: None where the service has no database: what needs one raises `NoDatabase`.
+    """
+
+    def __init__(self, connection: AsyncConnection | None, sender: Sender, cause: Envelope | None) -> None:
+        self._connection, self.sender, self.cause = connection, sender, cause
         self._session: AsyncSession | None = None
         self._letters: list[Letter] = []
         self._answers: list[Letter] = []
+
+    @property
+    def connection(self) -> AsyncConnection:
+        """The connection of this transaction."""
+        if self._connection is None:
+            raise NoDatabase(f"{self.sender.service} has no database")
+        return self._connection
 
     def session(self) -> AsyncSession:
         """The handler's session, in this transaction; opened when first asked for."""
@@ -154,6 +165,8 @@ class UnitOfWork:
 
     def post(self, letter: Letter) -> str:
         """Let `letter` leave with this transaction; returns its id."""
+        if self._connection is None and letter.after_us is not None:
+            raise NoDatabase(f"{self.sender.service} has no database to keep a delayed message in")
         self._letters.append(letter)
         return letter.envelope.id
 
@@ -163,6 +176,10 @@ class UnitOfWork:
             return
         letter = self.sender.answer(request, type_, body)
         (self._answers if self.sender.waits(request.reply_to) else self._letters).append(letter)
+
+    def leaving(self) -> tuple[list[Letter], list[Letter]]:
+        """What is to leave: letters, and answers to waiting processes."""
+        return self._letters, self._answers
 
     def mark(self) -> tuple[int, int]:
         """Where the letters stand now, before something that may be taken back."""
@@ -264,10 +281,8 @@ class Transactions:
 
     async def _answer(self, letter: Letter) -> None:
         failpoint("reply.before_publish")
-        properties, body = to_properties(letter.envelope), letter.envelope.body
-        answer = Outgoing(letter.exchange, letter.routing_key, properties, body, mandatory=False, persistent=False)
         try:
-            await self._transport.publish([answer])
+            await self._transport.publish([letter.to_waiting()])
         except BrokerUnavailable as error:
             logger.info("the answer to %s did not leave: %s", letter.envelope.causation, error)
         failpoint("reply.after_publish")
