@@ -26,6 +26,7 @@ from eventplat.errors import BrokerUnavailable, EventplatError, Malformed, NotSe
 from eventplat.failpoints import failpoint
 from eventplat.messages.codec import parse, to_envelope
 from eventplat.messages.envelope import DONE, FAILED, REJECTED, VOID, Envelope
+from eventplat.observability.logs import logged_as
 from eventplat.service.call import Caller
 from eventplat.service.endpoint import Endpoint
 from eventplat.service.pipeline import UNACKED_S_MAX, rejection
@@ -60,7 +61,9 @@ class Direct:
             await self._give_up(endpoint, envelope, EventplatError("its process died during each of its attempts"))
             delivery.dead_letter()
             return
-        if await self._handled(endpoint, envelope, first=delivery.delivery_count + 1):
+        with logged_as(envelope, endpoint.identity):
+            is_done = await self._handled(endpoint, envelope, first=delivery.delivery_count + 1)
+        if is_done:
             delivery.ack()
             failpoint("consumer.after_ack")
         else:

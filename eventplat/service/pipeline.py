@@ -27,6 +27,7 @@ from eventplat.failpoints import failpoint
 from eventplat.messages.codec import parse, to_envelope
 from eventplat.messages.envelope import DONE, FAILED, REJECTED, RUNNING, VOID, Envelope
 from eventplat.messages.message import Message
+from eventplat.observability.logs import logged_as
 from eventplat.service.call import Caller
 from eventplat.service.endpoint import Endpoint
 from eventplat.storage.failures import is_transient
@@ -57,7 +58,8 @@ class Pipeline:
         except Malformed as error:
             done = await self.reliably(partial(self._park, endpoint, delivery, error))
         else:
-            done = await self.reliably(partial(self._receive, endpoint, envelope, delivery))
+            with logged_as(envelope, endpoint.identity):
+                done = await self.reliably(partial(self._receive, endpoint, envelope, delivery))
         if not done:
             delivery.requeue()
             return
@@ -84,6 +86,10 @@ class Pipeline:
     async def run_pending(self, endpoint: Endpoint, row: Pending) -> None:
         """Run one row of `pending`, whose attempt has been counted."""
         envelope = row.envelope()
+        with logged_as(envelope, endpoint.identity):
+            await self._run_pending(endpoint, row, envelope)
+
+    async def _run_pending(self, endpoint: Endpoint, row: Pending, envelope: Envelope) -> None:
         if row.attempts > endpoint.retry.attempts:
             await self._give_up(endpoint, envelope, row.attempts - 1, None)
             return

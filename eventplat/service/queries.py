@@ -17,6 +17,7 @@ from eventplat.errors import EventplatError, Malformed, Rejected
 from eventplat.messages.codec import parse, to_envelope
 from eventplat.messages.envelope import DONE, FAILED, REJECTED, Envelope
 from eventplat.messages.ids import is_id
+from eventplat.observability.logs import logged_as
 from eventplat.service.call import Caller
 from eventplat.service.endpoint import Endpoint
 from eventplat.service.pipeline import rejection
@@ -44,7 +45,8 @@ class Queries:
             logger.warning("dropped a question that cannot be read: %s", error)
             delivery.ack()
             return
-        answer = await self._in_time(endpoint, envelope)
+        with logged_as(envelope, "operation" if endpoint is None else endpoint.identity):
+            answer = await self._in_time(endpoint, envelope)
         if answer is not None and envelope.reply_to is not None:
             self._transactions.answer_now(self._transactions.sender.answer(envelope, *answer))
         delivery.ack()

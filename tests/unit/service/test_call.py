@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import logging
 import random
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from sqlalchemy import select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
@@ -21,6 +23,7 @@ from eventplat.errors import Rejected
 from eventplat.messages.codec import BODY_BYTES_MAX
 from eventplat.messages.envelope import DONE, FAILED, REJECTED
 from eventplat.messages.message import Command, Event, Key, Message
+from eventplat.observability.logs import configure
 from eventplat.retry import Retry
 from eventplat.service.context import Context, SyncContext
 from eventplat.service.service import Service
@@ -182,6 +185,37 @@ def test_a_handler_that_lets_a_cancellation_out_has_failed_and_the_others_go_on(
         assert json.loads(answers[0].body)["code"] == "EP713"
 
     run(tmp_path, test, prefetch=4)
+
+
+def test_whatever_a_handler_logs_names_its_message_and_conversation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stock = Service("stock", retry=Retry(attempts=1))
+
+    @stock.handles(Fill)
+    async def fill(command: Fill, ctx: Context) -> int:
+        logging.getLogger("a.library").warning("by a library")
+        structlog.get_logger("ours").warning("by structlog")
+        ctx.log.warning("by ctx")
+        raise RuntimeError("broken")
+
+    async def test(stage: Stage) -> None:
+        configure(stage.settings)
+        await stage.run(stock)
+        answer = await stage.ask(Fill(sku="a", n=1))
+        lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+        said = [line for line in lines if line["event"].startswith(("by ", "stock.fill gives up"))]
+        assert len(said) == 4
+        assert {line["message_id"] for line in said} == {answer.causation}
+        assert {line["correlation_id"] for line in said} == {answer.correlation_id}
+        assert {line["handler"] for line in said} == {"stock.fill"}
+
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    try:
+        run(tmp_path, test, log_format="json")
+    finally:
+        root.handlers[:], level = before
+        root.setLevel(level)
+        structlog.reset_defaults()
 
 
 def test_a_reply_over_the_limit_is_a_failure_that_says_so(tmp_path: Path) -> None:
