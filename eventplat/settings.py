@@ -114,7 +114,7 @@ def load(**changes: object) -> Settings:
     except ValidationError as error:
         wrong = "; ".join(f"{_variable(e['loc'])}: {e['msg']}" for e in error.errors(include_url=False, include_input=False))
         raise SettingsError(wrong) from None
-    except UnreadableSetting as error:  # its text names the field, its cause shows the value
+    except UnreadableSetting as error:  # its text names the field, its cause holds the value
         field = re.search(r'field "(\w+)"', str(error))
         raise SettingsError(f"{_variable((field[1],) if field else ())}: it is not JSON") from None
 

@@ -28,6 +28,7 @@ def said_of(**changes: object) -> str:
     """Everything that a user could see of the refusal, traceback included."""
     with pytest.raises(SettingsError) as raised:
         load(**changes)
+    assert raised.value.__cause__ is None, "a cause holds what was given"
     return "".join(traceback.format_exception(raised.value))
 
 

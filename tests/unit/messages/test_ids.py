@@ -46,9 +46,9 @@ def test_derived_ids_are_equal_when_what_they_come_from_is(time_us: int, parts: 
 
 
 def test_all_of_the_chance_stands_in_an_id() -> None:
-    one_bit_each = {new_id(0, _Bits(1 << place)) for place in range(74)}
+    none_and_one_bit_each = {new_id(0, _Bits(0)), *(new_id(0, _Bits(1 << place)) for place in range(74))}
 
-    assert len(one_bit_each) == 74
+    assert len(none_and_one_bit_each) == 75
 
 
 def test_ten_thousand_ids_of_one_moment_differ() -> None:
