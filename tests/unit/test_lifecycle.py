@@ -98,7 +98,7 @@ def test_a_loop_that_is_cancelled_itself_ends(caplog: pytest.LogCaptureFixture) 
         await passed(clock, 1)
         assert loop._task is not None
         loop._task.cancel()
-        await asyncio.wait([loop._task])
+        await asyncio.wait([loop._task], timeout=5)
         return loop._task.cancelled()
 
     assert asyncio.run(run())
@@ -226,13 +226,13 @@ def test_a_part_that_cannot_stop_keeps_no_other_from_stopping(caplog: pytest.Log
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_first_signal_asks_and_leaves_both_signals_as_they_were(number: signal.Signals) -> None:
+def test_the_first_signal_asks_and_the_second_of_either_kind_ends_at_once(number: signal.Signals) -> None:
     async def run() -> None:
         waiting = asyncio.create_task(until_signalled())
         await asyncio.sleep(0)
         os.kill(os.getpid(), number)
         await waiting
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+        assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
 
     asyncio.run(run())
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
