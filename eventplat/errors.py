@@ -17,7 +17,7 @@ class EventplatError(Exception):
     """The root. `code` is stable; `next_move` is one sentence that says what to do now."""
 
     code: ClassVar[str] = "EP000"
-    next_move: ClassVar[str] = ""
+    next_move: ClassVar[str] = "Look for this code in the log"
 
     def __str__(self) -> str:
         text = super().__str__()
@@ -34,6 +34,7 @@ class Rejected(EventplatError):
     """
 
     code = "EP700"
+    next_move = "Read the reason and its facts: what was asked must change, the same again is refused again"
 
     def __init__(self, reason: str, *, status: int = 409, **facts: JSON) -> None:
         super().__init__(reason if not facts else f"{reason} {facts}")
@@ -64,24 +65,28 @@ class MessageError(EventplatError):
     """A message class or a message is not as the wire needs it."""
 
     code = "EP100"
+    next_move = "Compare the message with the class it is meant for"
 
 
 class BadMessageClass(MessageError):
     """A message class is declared in a way that cannot be sent."""
 
     code = "EP101"
+    next_move = "Mend the class: it is checked when its module is imported"
 
 
 class Malformed(MessageError):
     """Bytes from the wire that are not a message: parked with their reason, never retried."""
 
     code = "EP102"
+    next_move = "Mend its sender: the same bytes are refused again"
 
 
 class TooLarge(Malformed):
     """A body over the size or depth limit."""
 
     code = "EP103"
+    next_move = "Send less at a time, or where it can be fetched"
 
 
 class NoOwner(MessageError):
@@ -98,12 +103,14 @@ class BrokerError(EventplatError):
     """The broker refused, or could not be reached."""
 
     code = "EP200"
+    next_move = "Look into the broker's log for the reason"
 
 
 class BrokerUnavailable(BrokerError):
     """Not connected, or not settled in time: what was sent may have arrived. Send again under the same id."""
 
     code = "EP201"
+    next_move = "See that the broker runs, and that EVENTPLAT_BROKER_URL names it"
 
 
 class Unroutable(BrokerError):
@@ -141,18 +148,21 @@ class StorageError(EventplatError):
     """The database refused, or could not be reached."""
 
     code = "EP300"
+    next_move = "Look into the database's log for the reason"
 
 
 class DatabaseUnavailable(StorageError):
     """The database cannot be reached, or does not take writes. Not an attempt: nothing was counted."""
 
     code = "EP301"
+    next_move = "See that the database runs and takes writes: the work comes again by itself"
 
 
 class CommitUnknown(StorageError):
     """The connection was lost during COMMIT: it may or may not have happened. Redelivery and the relay decide."""
 
     code = "EP302"
+    next_move = "Wait: redelivery and the relay find out which"
 
 
 class SchemaOutdated(StorageError):
@@ -183,6 +193,7 @@ class TransactionError(EventplatError):
     """A rule of the unit of work was broken."""
 
     code = "EP500"
+    next_move = "Move what the error names out of the transaction"
 
 
 class CallInsideTransaction(TransactionError):
@@ -196,6 +207,7 @@ class OtherBody(TransactionError):
     """A message id came a second time with another body: refused, the first stands."""
 
     code = "EP502"
+    next_move = "Send another message under an id, or Idempotency-Key, of its own"
 
 
 # --- EP6 sagas ------------------------------------------------------------------------------------
@@ -205,6 +217,7 @@ class SagaError(EventplatError):
     """A saga did something that cannot be replayed."""
 
     code = "EP600"
+    next_move = "Mend the saga: it goes on with a fixed deploy, nothing was undone"
 
 
 class Diverged(SagaError):
@@ -235,12 +248,14 @@ class ServiceError(EventplatError):
     """A service is declared in a way that cannot run."""
 
     code = "EP710"
+    next_move = "Mend the declaration: it is checked before anything starts"
 
 
 class BadHandler(ServiceError):
     """A handler's signature, route or message does not fit."""
 
     code = "EP711"
+    next_move = "Mend the declaration: it is checked before anything starts"
 
 
 class HandlerCancelled(ServiceError):
@@ -278,6 +293,7 @@ class SettingsError(EventplatError):
     """A setting is missing, malformed or contradicts another."""
 
     code = "EP900"
+    next_move = "Mend the environment and start again"
 
 
 # --- EP8 gateway and security: each is answered as a problem with its `status` ---------------------

@@ -15,6 +15,8 @@ from typing import Protocol
 
 from eventplat.clock import Clock
 
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
 logger = logging.getLogger(__name__)
 
 
@@ -64,11 +66,18 @@ class Loop:
             try:
                 wait_s = await self._turn()
                 delay = 0.1
-            except Exception:
+            except (Exception, asyncio.CancelledError) as error:
+                if isinstance(error, asyncio.CancelledError) and self._is_cancelled():
+                    raise
                 logger.exception("%s failed; trying again in %.1f s", self.name, delay)
                 wait_s, delay = delay, min(delay * 2, self._slowest_s)
             if not self._stopping:
                 await self._pause(self._every_s if wait_s is None else wait_s)
+
+    def _is_cancelled(self) -> bool:
+        """Whether this loop's own task was cancelled, and not something that its turn awaited."""
+        task = asyncio.current_task()
+        return task is not None and task.cancelling() > 0
 
     async def _pause(self, seconds: float) -> None:
         sleeper = asyncio.ensure_future(self._clock.sleep(max(seconds, 0)))
@@ -105,10 +114,11 @@ async def until_signalled() -> None:
     """Return on the first SIGTERM or SIGINT; a second one ends the process at once."""
     loop, asked = asyncio.get_running_loop(), asyncio.Event()
 
-    def ask(number: signal.Signals) -> None:
-        loop.remove_signal_handler(number)
+    def ask() -> None:
+        for number in STOP_SIGNALS:  # both: Ctrl-C after a SIGTERM is a second one too
+            loop.remove_signal_handler(number)
         asked.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, ask, number)
+    for number in STOP_SIGNALS:
+        loop.add_signal_handler(number, ask)
     await asked.wait()

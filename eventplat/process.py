@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from random import SystemRandom
 from typing import Any
 
@@ -91,8 +92,7 @@ class Process:
         if self.server is not None:
             await stop_all([self.server])
         await stop_all(self.runners)
-        for transport in reversed(self._transports):
-            await transport.close()
+        await stop_all([_Closing(transport) for transport in self._transports])
         self.runners, self._transports, self.server = [], [], None
 
     async def _start_gateway(self) -> None:
@@ -108,6 +108,19 @@ class Process:
         await transport.open()
         self._transports.append(transport)
         return transport
+
+
+@dataclass(frozen=True)
+class _Closing:
+    """An open transport as a component."""
+
+    transport: Transport
+
+    async def start(self) -> None:
+        """It is open."""
+
+    async def stop(self) -> None:
+        await self.transport.close()
 
 
 def run(*services: Service[Any], gateway: bool = True, settings: Settings | None = None) -> None:

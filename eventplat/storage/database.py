@@ -27,7 +27,7 @@ from weakref import WeakSet
 
 from sqlalchemy import Connection, event, select
 from sqlalchemy.engine import URL, ExceptionContext, make_url
-from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.exc import ArgumentError, DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncTransaction, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -66,7 +66,11 @@ class Database:
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._failed: WeakSet[Connection] = WeakSet()      # a statement failed, no savepoint confined it
         self._read_only: WeakSet[Connection] = WeakSet()
-        parsed = make_url(url)
+        try:
+            parsed = make_url(url)
+        except (ArgumentError, ValueError):
+            text = f"the database URL of {service} cannot be read: write postgresql://user:password@host:5432/name or sqlite:////path"
+            raise SettingsError(text) from None  # without the URL: what cannot be read may be a secret
         self.dialect: Literal["postgresql", "sqlite"]
         if parsed.get_backend_name() == "postgresql":
             self.dialect = "postgresql"

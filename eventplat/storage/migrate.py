@@ -90,11 +90,15 @@ async def upgrade_service(database: Database, script_location: Path, branch: str
         branch: The branch label, as a rule the service's name.
 
     Raises:
-        SettingsError: There is no such branch; the error names those there are.
+        SettingsError: There is no such folder or branch; the error names the branches there are.
     """
     from alembic.script import ScriptDirectory  # noqa: PLC0415 - only migrations pay for importing Alembic
+    from alembic.util.exc import CommandError  # noqa: PLC0415
 
-    script = ScriptDirectory.from_config(_config(script_location, SERVICE_VERSION_TABLE))
+    try:
+        script = ScriptDirectory.from_config(_config(script_location, SERVICE_VERSION_TABLE))
+    except CommandError:
+        raise SettingsError(f"there is no folder {script_location}/ with the migrations of {database.service}") from None
     branches = {label for revision in script.walk_revisions() for label in revision.branch_labels}
     if branch not in branches:
         raise SettingsError(f"{script_location} has no branch {branch!r}, only {', '.join(sorted(branches)) or 'none'}")
