@@ -132,7 +132,7 @@ def test_a_letter_leaves_with_its_exact_bytes() -> None:
 
 
 def work() -> UnitOfWork:
-    return UnitOfWork(cast("Any", None), sender(), None)
+    return UnitOfWork(cast("Any", object()), sender(), None)
 
 
 def test_what_was_sent_since_a_savepoint_is_forgotten_with_it() -> None:
