@@ -141,7 +141,9 @@ class Handlers(Generic[S]):
             owner: The owning service where the class does not name it; default: this service.
             ordered: Of a command or query: refused, since only events are numbered.
             concurrency: Messages handled at a time in one process; default: the prefetch.
-            batch: Up to this many messages share a transaction.
+            batch: Up to this many messages share a transaction. Where one of them fails the others run again, so what
+                a handler does outside the database goes by `ctx.idempotency_key`. Rows that are added to `ctx.db` are
+                written in one statement for the batch; a statement of the handler's own costs a round trip each.
             retry: For exceptions other than `Rejected`; default: the service's.
             timeout: For one attempt. A `def` handler's thread cannot be stopped: there it means that the attempt failed.
 
@@ -238,6 +240,8 @@ def _check_signature(function: Callable[..., object], wanted: tuple[str, ...]) -
 def _check(handler: Handler) -> None:
     if handler.start != "now":
         raise BadHandler(f"{handler.function.__qualname__}: start={handler.start!r} is not built yet; only start=\"now\" is")
+    if handler.batch > 1 and (handler.ordered or handler.message.kind == "query"):
+        raise BadHandler(f"{handler.function.__qualname__}: batch= goes with commands and with events that are not ordered")
     if handler.ordered and handler.message.kind != "event":
         raise BadHandler(f"{handler.function.__qualname__}: only events are numbered, so only a subscription can be ordered=True")
     if handler.is_saga and not handler.is_async:

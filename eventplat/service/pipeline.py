@@ -134,11 +134,9 @@ class Pipeline:
             return
         if endpoint.handler.ordered and not await self._in_turn(work, endpoint, envelope):
             return
-        if not endpoint.accepts(envelope.type):
-            if endpoint.handler.ordered:
-                return  # another event of its stream: it only moved the watermark
-            raise Malformed(f"{envelope.type} came to {endpoint.identity}, which handles {endpoint.wire_type}")
-        message = self._read(endpoint, envelope)
+        if endpoint.handler.ordered and not endpoint.accepts(envelope.type):
+            return  # another event of its stream: it only moved the watermark
+        message = self.read(endpoint, envelope)
         if envelope.undoes is not None and not await self._is_to_undo(work, endpoint, envelope):
             await self._void(work, endpoint, envelope)
             return
@@ -149,13 +147,15 @@ class Pipeline:
             await inbox.settle(work.connection, endpoint.consumer, envelope.id, "done", outcome)
         work.answer(envelope, DONE, outcome)
 
-    def _read(self, endpoint: Endpoint, envelope: Envelope) -> Message:
+    def read(self, endpoint: Endpoint, envelope: Envelope) -> Message:
         """The message in `envelope`.
 
         Raises:
             Rejected: "invalid": it is not one, and somebody waits to hear it.
-            Malformed: It is not one, and nobody asked: it is parked.
+            Malformed: It is not one, and nobody asked, or it is another handler's: it is parked.
         """
+        if not endpoint.accepts(envelope.type):
+            raise Malformed(f"{envelope.type} came to {endpoint.identity}, which handles {endpoint.wire_type}")
         try:
             message: Message = parse(endpoint.adapter, envelope.body)
         except Malformed as error:

@@ -17,7 +17,7 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from eventplat.broker.consumer import Consumer
+from eventplat.broker.consumer import Consumer, one_by_one
 from eventplat.broker.topology import Names
 from eventplat.broker.transport import Delivery, Transport
 from eventplat.clock import Clock
@@ -25,6 +25,7 @@ from eventplat.discovery.announcer import Announcer
 from eventplat.lifecycle import Component, stop_all
 from eventplat.messages.ids import Chance
 from eventplat.security.grant import GrantVerifier
+from eventplat.service.batches import Batches
 from eventplat.service.call import Caller
 from eventplat.service.direct import Direct
 from eventplat.service.endpoint import Endpoint, endpoints, manifest, operations_queue, owners, replies_queue, topology
@@ -38,6 +39,8 @@ from eventplat.settings import Settings
 from eventplat.transactions import watermark
 
 logger = logging.getLogger(__name__)
+
+BATCHES_AHEAD = 2   # delivered while one runs, so that the next can begin at once
 
 
 class Runner:
@@ -123,18 +126,24 @@ class Runner:
     def _make_consumers(self) -> list[Consumer]:
         consumers = [self._consumer_of(endpoint) for endpoint in self._endpoints]
         asked = partial(self._queries.process if self.service.has_database else self._direct.process, None)
-        consumers.append(Consumer(self._transport, operations_queue(self.service.name, self.names), asked, prefetch=64, concurrency=8))
+        operations = operations_queue(self.service.name, self.names)
+        consumers.append(Consumer(self._transport, operations, one_by_one(asked), prefetch=64, concurrency=8))
         if self._caller.orchestrator is not None:
             queue = replies_queue(self.service.name, self.names)
             process = partial(self._caller.orchestrator.process, self.pipeline.reliably)
-            consumers.append(Consumer(self._transport, queue, process, prefetch=self._settings.prefetch, concurrency=self._room))
+            room = {"prefetch": self._settings.prefetch, "concurrency": self._room}
+            consumers.append(Consumer(self._transport, queue, one_by_one(process), **room))
         return consumers
 
     def _consumer_of(self, endpoint: Endpoint) -> Consumer:
-        process = partial(self._process_of(endpoint), endpoint)
-        prefetch = self._settings.prefetch
-        concurrency = 1 if endpoint.handler.ordered else min(endpoint.handler.concurrency or prefetch, self._room)
-        return Consumer(self._transport, endpoint.queue(self.names), process, prefetch=max(prefetch, concurrency), concurrency=concurrency)
+        handler, queue, prefetch = endpoint.handler, endpoint.queue(self.names), self._settings.prefetch
+        if handler.batch > 1:  # one batch at a time unless asked for: handlers that lock rows would wait for each other
+            batches = Batches(self.pipeline, endpoint)
+            room = {"prefetch": max(prefetch, BATCHES_AHEAD * handler.batch), "concurrency": handler.concurrency or 1}
+            return Consumer(self._transport, queue, batches.process, batch=handler.batch, **room)
+        process = one_by_one(partial(self._process_of(endpoint), endpoint))
+        concurrency = 1 if handler.ordered else min(handler.concurrency or prefetch, self._room)
+        return Consumer(self._transport, queue, process, prefetch=max(prefetch, concurrency), concurrency=concurrency)
 
     def _process_of(self, endpoint: Endpoint) -> Callable[[Endpoint, Delivery], Awaitable[None]]:
         if not self.service.has_database:

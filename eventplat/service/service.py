@@ -103,7 +103,7 @@ class Service(Handlers[S]):
     def _check_database(self) -> None:
         if self.has_database:
             return
-        needing = [handler.function.__qualname__ for handler in self.handlers if handler.is_saga or handler.ordered]
+        needing = [h.function.__qualname__ for h in self.handlers if h.is_saga or h.ordered or h.batch > 1]
         needing += [tick.name for tick in self.ticks]
         if needing or self.tables is not None:
             raise BadHandler(f"{self.name} has database=False: {', '.join(needing) or 'tables='} cannot do without one")

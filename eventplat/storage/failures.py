@@ -24,8 +24,10 @@ _UNAVAILABLE = frozenset({
     "57P01", "57P02", "57P03",     # shutting down, crashed, starting
     "53300",                       # too many connections
 })
-_TRANSIENT = frozenset({
+_CONFLICTS = frozenset({
     "40001", "40P01", "55P03",     # serialization failure, deadlock, lock timeout
+})
+_TRANSIENT = _CONFLICTS | frozenset({
     "53100", "53200", "58030",     # disk full, out of memory, I/O error: the server's trouble
 })
 _SQLITE_UNAVAILABLE = frozenset({
@@ -39,6 +41,11 @@ def is_transient(error: BaseException) -> bool:
     if isinstance(error, (DatabaseUnavailable, CommitUnknown, PoolTimeout)):
         return True
     return is_unavailable(error) or sqlstate(error) in _TRANSIENT
+
+
+def is_conflict(error: BaseException) -> bool:
+    """Whether two transactions got in each other's way: a deadlock, a lock that was not to be had, a stale snapshot."""
+    return sqlstate(error) in _CONFLICTS
 
 
 def is_unavailable(error: BaseException) -> bool:

@@ -16,14 +16,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
-from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction, UOWTransaction
 
 from eventplat.broker.topology import COMMANDS, EVENTS, REPLIES, Names, owner_of, routing_key
 from eventplat.broker.transport import Transport
@@ -157,6 +157,19 @@ class UnitOfWork:
         failpoint("consumer.after_claim")
         return claimed
 
+    async def claim_many(self, consumer: str, envelopes: Sequence[Envelope], *, handler: str) -> frozenset[str]:
+        """See `inbox.claim_many`."""
+        claimed = await inbox.claim_many(self.connection, consumer, envelopes, handler=handler)
+        failpoint("consumer.after_claim")
+        return claimed
+
+    def written(self) -> tuple[int, int, int, int]:
+        """Grows with whatever the session has written or is about to write; only differences mean anything."""
+        if self._session is None:
+            return 0, 0, 0, 0
+        session = self._session.sync_session
+        return session.info.get(_WRITES, 0), len(session.new), len(session.dirty), len(session.deleted)
+
     def publish(self, event: Event, *, after_s: float = 0) -> str:
         """An outbox row for `event`; returns its id."""
         return self.post(self.sender.letter(event, cause=self.cause, after_us=_microseconds(after_s)))
@@ -209,6 +222,20 @@ class UnitOfWork:
         if self._session is not None:
             await self._session.close()
         return letters, self._answers
+
+
+_WRITES = "eventplat writes"
+
+
+@event.listens_for(HandlerSession, "do_orm_execute")
+def _executed(state: ORMExecuteState) -> None:
+    if not state.is_select:
+        state.session.info[_WRITES] = state.session.info.get(_WRITES, 0) + 1
+
+
+@event.listens_for(HandlerSession, "after_flush")
+def _flushed(session: Session, _: UOWTransaction) -> None:
+    session.info[_WRITES] = session.info.get(_WRITES, 0) + 1
 
 
 @event.listens_for(HandlerSession, "after_transaction_create")
