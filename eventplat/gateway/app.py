@@ -30,7 +30,7 @@ from eventplat.broker.topology import Names
 from eventplat.broker.transport import Transport
 from eventplat.clock import Clock, SystemClock
 from eventplat.discovery.registry import Registry
-from eventplat.errors import BrokerAway, GatewayError, NoRoute, SettingsError, UnknownOperation, WrongMethod
+from eventplat.errors import BrokerAway, GatewayError, InvalidRequest, NoRoute, SettingsError, UnknownOperation, WrongMethod
 from eventplat.gateway.answers import of_error
 from eventplat.gateway.docs import add_docs
 from eventplat.gateway.forward import Forwarder
@@ -196,7 +196,8 @@ def _http_problem(request: FastRequest, error: HTTPException) -> Response:
         reply = of_error(known(f"{request.method} {request.url.path}"))
     else:
         title = HTTPStatus(error.status_code).phrase if error.status_code in set(HTTPStatus) else "Error"
-        reply = problem_reply(error.status_code, title, GatewayError.code, str(error.detail), "", None, {})
+        next_move = InvalidRequest.next_move if error.status_code < 500 else GatewayError.next_move
+        reply = problem_reply(error.status_code, title, GatewayError.code, str(error.detail), next_move, None, {})
     return _response(replace(reply, headers=[*reply.headers, *_bytes(error.headers or {})]))
 
 
