@@ -28,7 +28,7 @@ from eventplat.broker.transport import Outgoing, Transport
 from eventplat.clock import Clock
 from eventplat.errors import BrokerUnavailable, CommitUnknown, NoOwner
 from eventplat.failpoints import failpoint
-from eventplat.messages.codec import check_size, to_properties
+from eventplat.messages.codec import check_key, check_size, to_properties
 from eventplat.messages.envelope import Envelope
 from eventplat.messages.ids import Chance, derived_id, new_id
 from eventplat.messages.message import Command, Event, Message
@@ -66,11 +66,13 @@ class Sender:
 
         Raises:
             NoOwner: A command whose owner nobody names, or an event of another service.
-            TooLarge: Its body is over the limit.
+            TooLarge: Its body or key is over the limit.
+            Malformed: Its key is a text that no database holds.
         """
         owner = self._owner(message)
-        body = message.to_bytes()
+        body, key = message.to_bytes(), message.key
         check_size(body)
+        check_key(key)
         own = id_ or self.new_id()
         wire = type(message).wire
         envelope = Envelope(
@@ -82,8 +84,8 @@ class Sender:
             reply_to=reply_to,
             app_id=self.service,
             user_id=self.user_id,
-            key=message.key,
-            stream=wire.stream if message.key is not None else None,
+            key=key,
+            stream=wire.stream if key is not None else None,
             deadline_ms=deadline_ms,
             undoes=undoes,
             grant=None if cause is None else cause.grant,
@@ -91,7 +93,7 @@ class Sender:
         )
         is_event = message.kind == "event"
         exchange = self.names.exchange(EVENTS if is_event else COMMANDS)
-        return Letter(exchange, routing_key(type(message), owner, message.key), envelope, is_event, after_us)
+        return Letter(exchange, routing_key(type(message), owner, key), envelope, is_event, after_us)
 
     def answer(self, request: Envelope, type_: str, body: bytes) -> Letter:
         """The reply to `request`; its id is derived, so that answering again is free."""
