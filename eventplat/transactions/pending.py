@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from sqlalchemy import (
@@ -132,8 +132,8 @@ async def park(
 ) -> None:  # fmt: skip
     """Keep bytes that are not a message as dead, under an id of our own, exactly as they came."""
     row = postgresql.insert(pending).values(
-        handler=handler, message_id=message_id, bucket=0, state="dead", due_us=None, attempts=0, exchange=exchange,
-        routing_key=routing_key, type=str(properties.type or ""), key=None, source=None, stream=None, seq=None, prev=None,
+        handler=handler, message_id=message_id, bucket=0, state="dead", due_us=None, attempts=0, exchange=exchange, routing_key=routing_key,
+        type=(properties.type or "").replace("\0", "\ufffd"), key=None, source=None, stream=None, seq=None, prev=None,
         properties=_readable(properties), body=body, errors=json.dumps([error]), created_us=now_us(),
     )  # fmt: skip
     await connection.execute(row.on_conflict_do_nothing())
@@ -248,4 +248,4 @@ def _readable(properties: Properties) -> str:
     try:
         return properties_text(properties)
     except (TypeError, ValueError):  # a header that JSON cannot hold
-        return json.dumps({"message_id": properties.message_id, "headers": {k: repr(v) for k, v in properties.headers.items()}})
+        return properties_text(replace(properties, headers={name: repr(value) for name, value in properties.headers.items()}))
