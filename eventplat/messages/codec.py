@@ -158,6 +158,8 @@ def _header(headers: dict[str, Any], name: str, kind: type) -> Any:
         raise Malformed(f"the header {name} is a {type(value).__name__}, not a {kind.__name__}")
     if isinstance(value, str):
         _check_text(f"header {name}", value)
+    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+        raise Malformed(f"the header {name} is {value}, over 64 bits")
     return value
 
 

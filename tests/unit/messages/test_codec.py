@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, TypeAdapter
 
@@ -67,6 +67,7 @@ def test_every_envelope_arrives_as_it_was_sent(envelope: Envelope) -> None:
         assert to_envelope(to_properties(envelope), envelope.body) == envelope
 
 
+@settings(max_examples=50)
 @given(HEADERS, st.binary())
 def test_hostile_headers_are_a_message_or_malformed(headers: dict[str, Any], body: bytes) -> None:
     try:
@@ -167,6 +168,15 @@ def test_a_text_that_a_database_cannot_hold_is_malformed(text: str) -> None:
     for name in ("type", "app_id", "user_id", "reply_to", "correlation_id"):
         with pytest.raises(Malformed, match=f"{name} property"):
             to_envelope(Properties(**(asdict(GOOD) | {name: text})), b"{}")
+
+
+@pytest.mark.parametrize("name", ["seq", "prev", "deadline", "v"])
+def test_a_number_that_a_database_cannot_hold_is_malformed(name: str) -> None:
+    for number in (1 << 63, -(1 << 63) - 1, 1 << 64):
+        with pytest.raises(Malformed, match=f"header {name} is .* over 64 bits"):
+            to_envelope(replace(GOOD, headers={name: number}), b"{}")
+    to_envelope(replace(GOOD, headers={name: (1 << 63) - 1}), b"{}")
+    to_envelope(replace(GOOD, headers={name: -(1 << 63)}), b"{}")
 
 
 def webhooks() -> list[bytes]:
