@@ -55,7 +55,7 @@ class Pipeline:
         try:
             envelope = to_envelope(delivery.properties, delivery.body)
         except Malformed as error:
-            done = await self.reliably(partial(self._park, endpoint, delivery, error))
+            done = await self.reliably(partial(self.transactions.park, endpoint.identity, delivery, error))
         else:
             done = await self.reliably(partial(self._receive, endpoint, envelope, delivery))
         if not done:
@@ -129,7 +129,9 @@ class Pipeline:
         if endpoint.handler.ordered and not await self._in_turn(work, endpoint, envelope):
             return
         if not endpoint.accepts(envelope.type):
-            return  # another event of an ordered stream: it only moved the watermark
+            if endpoint.handler.ordered:
+                return  # another event of its stream: it only moved the watermark
+            raise Malformed(f"{envelope.type} came to {endpoint.identity}, which handles {endpoint.wire_type}")
         message = self._read(endpoint, envelope)
         if envelope.undoes is not None and not await self._is_to_undo(work, endpoint, envelope):
             await self._void(work, endpoint, envelope)
@@ -251,16 +253,6 @@ class Pipeline:
             if not await pending.stands(work.connection, endpoint.identity, envelope.id):
                 await pending.record(work.connection, endpoint.identity, envelope, state="isolated", attempts=0, wait_us=0, error=None)
         self.wake_pending()
-
-    async def _park(self, endpoint: Endpoint, delivery: Delivery, error: Malformed) -> None:
-        logger.error("%s parked what is not a message: %s", endpoint.identity, error)
-        async with self.transactions.begin() as work:
-            sender = self.transactions.sender
-            await pending.park(
-                work.connection, endpoint.identity, sender.new_id(), delivery.properties, delivery.body,
-                exchange=delivery.exchange, routing_key=delivery.routing_key,
-                error=pending.error_record(error, 0, self._clock.time_us()),
-            )  # fmt: skip
 
 
 def rejection(rejected: Rejected) -> bytes:
