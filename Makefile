@@ -28,7 +28,7 @@ check: $(VENV)/.installed-dev  ## ruff, mypy --strict, the import rules, pyright
 	$(BIN)/ruff check .
 	$(BIN)/mypy eventplat services tests deploy $(patsubst %/,%,$(sort $(dir $(wildcard benchmarks/*.py))))
 	$(BIN)/lint-imports --no-cache
-	if [ -d tests/typing ]; then $(BIN)/pyright tests/typing; fi
+	if [ -d tests/typing ]; then $(BIN)/pyright --pythonpath $(BIN)/python tests/typing; fi
 
 bench: $(VENV)/.installed-dev  ## Measure eventplat on RabbitMQ and PostgreSQL
 	$(BIN)/python -m benchmarks $(ARGS)
