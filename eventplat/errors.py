@@ -30,7 +30,7 @@ class Rejected(EventplatError):
     Args:
         reason: A stable machine-readable word, as "out_of_stock".
         status: HTTP status of the problem, 400..499.
-        facts: JSON-serialisable details for the caller.
+        facts: JSON-serialisable details for the caller; `detail` is a sentence of what happened, `next` one of what to do now.
     """
 
     code = "EP700"

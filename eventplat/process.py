@@ -14,15 +14,13 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import SystemRandom
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from eventplat.broker.connect import open_transport
 from eventplat.broker.topology import Names, Topology
 from eventplat.broker.transport import Transport
 from eventplat.clock import Clock, SystemClock
 from eventplat.errors import SettingsError
-from eventplat.gateway.app import create_app
-from eventplat.gateway.server import HttpServer
 from eventplat.lifecycle import stop_all, until_signalled
 from eventplat.messages.ids import Chance
 from eventplat.observability.logs import configure
@@ -32,6 +30,9 @@ from eventplat.service.endpoint import topology
 from eventplat.service.runner import Runner
 from eventplat.service.service import Service
 from eventplat.settings import Settings, load
+
+if TYPE_CHECKING:
+    from eventplat.gateway.server import HttpServer
 
 logger = logging.getLogger(__name__)
 
@@ -96,10 +97,14 @@ class Process:
         self.runners, self._transports, self.server = [], [], None
 
     async def _start_gateway(self) -> None:
+        from eventplat.gateway.app import create_app  # noqa: PLC0415 - a process without HTTP does not load FastAPI
+        from eventplat.gateway.server import HttpServer  # noqa: PLC0415
+
         transport = await self._open("gateway")
         exchanges = Topology(Names(self.settings.prefix).exchanges())
         await (transport.declare(exchanges) if self.settings.declares_at_start else transport.verify(exchanges))
-        app = create_app(self.settings, transport=transport, clock=self._clock, chance=self._chance)
+        names = [service.name for service in self._services]
+        app = create_app(self.settings, transport=transport, clock=self._clock, chance=self._chance, beside=names)
         self.server = HttpServer(app, host=self.settings.gateway_host, port=self.settings.gateway_port)
         await self.server.start()
 

@@ -40,15 +40,15 @@ def to_pika(properties: Properties, *, persistent: bool) -> BasicProperties:
 def from_pika(properties: BasicProperties) -> Properties:
     """As they were sent: without the headers that brokers add."""
     return Properties(
-        message_id=properties.message_id,
-        type=properties.type,
-        correlation_id=properties.correlation_id,
-        reply_to=properties.reply_to,
-        app_id=properties.app_id,
-        user_id=properties.user_id,
+        message_id=_text(properties.message_id),
+        type=_text(properties.type),
+        correlation_id=_text(properties.correlation_id),
+        reply_to=_text(properties.reply_to),
+        app_id=_text(properties.app_id),
+        user_id=_text(properties.user_id),
         timestamp=properties.timestamp,
-        content_type=properties.content_type,
-        expiration=properties.expiration,
+        content_type=_text(properties.content_type),
+        expiration=_text(properties.expiration),
         headers=_without_brokers_own(properties.headers or {}),
     )
 
@@ -60,4 +60,9 @@ def delivery_count(properties: BasicProperties, *, redelivered: bool) -> int:
 
 
 def _without_brokers_own(headers: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in headers.items() if not name.startswith("x-")}
+    return {name: value for key, value in headers.items() if not (name := _text(key) or "").startswith("x-")}
+
+
+def _text(value: str | bytes | None) -> str | None:
+    """`value` as text: pika hands out bytes where they are no UTF-8, and what raises in its callback ends the connection."""
+    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else value

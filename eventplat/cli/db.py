@@ -24,9 +24,13 @@ def command() -> None:
 
 @command.command("upgrade")
 @click.argument("modules", nargs=-1, metavar="[MODULE...]")
-@click.option("--migrations", type=click.Path(path_type=Path, file_okay=False), default=Path("migrations"), show_default=True)
+@click.option("--migrations", type=click.Path(path_type=Path, file_okay=False), default=Path("migrations"), show_default=True,
+              help="Where the services' own migrations stand.")  # fmt: skip
 def apply(modules: tuple[str, ...], migrations: Path) -> None:
-    """Bring the databases of MODULE... (default: every service in services/) to this release; idempotent."""
+    """Bring databases to this release; idempotent.
+
+    MODULE is as services.stock or app.py; without one, every service in services/.
+    """
     services = [load_service(module) for module in modules] if modules else discover()
     asyncio.run(_upgrade(services, load(), migrations))
 

@@ -56,7 +56,7 @@ class Pipeline:
         try:
             envelope = to_envelope(delivery.properties, delivery.body)
         except Malformed as error:
-            done = await self.reliably(partial(self._park, endpoint, delivery, error))
+            done = await self.reliably(partial(self.transactions.park, endpoint.identity, delivery, error))
         else:
             with logged_as(envelope, endpoint.identity):
                 done = await self.reliably(partial(self._receive, endpoint, envelope, delivery))
@@ -267,16 +267,6 @@ class Pipeline:
             if not await pending.stands(work.connection, endpoint.identity, envelope.id):
                 await pending.record(work.connection, endpoint.identity, envelope, state="isolated", attempts=0, wait_us=0, error=None)
         self.wake_pending()
-
-    async def _park(self, endpoint: Endpoint, delivery: Delivery, error: Malformed) -> None:
-        logger.error("%s parked what is not a message: %s", endpoint.identity, error)
-        async with self.transactions.begin() as work:
-            sender = self.transactions.sender
-            await pending.park(
-                work.connection, endpoint.identity, sender.new_id(), delivery.properties, delivery.body,
-                exchange=delivery.exchange, routing_key=delivery.routing_key,
-                error=pending.error_record(error, 0, self._clock.time_us()),
-            )  # fmt: skip
 
 
 def rejection(rejected: Rejected) -> bytes:

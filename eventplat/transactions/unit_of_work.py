@@ -26,9 +26,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction, UOWTransaction
 
 from eventplat.broker.topology import COMMANDS, EVENTS, REPLIES, Names, owner_of, routing_key
-from eventplat.broker.transport import Transport
+from eventplat.broker.transport import Delivery, Transport
 from eventplat.clock import Clock
-from eventplat.errors import BrokerUnavailable, CommitUnknown, NoDatabase, NoOwner
+from eventplat.errors import BrokerUnavailable, CommitUnknown, Malformed, NoDatabase, NoOwner
 from eventplat.failpoints import failpoint
 from eventplat.messages.codec import check_key, check_size
 from eventplat.messages.envelope import Envelope
@@ -36,7 +36,7 @@ from eventplat.messages.ids import Chance, derived_id, new_id
 from eventplat.messages.message import Command, Event, Message
 from eventplat.storage.database import Database
 from eventplat.storage.session import HandlerSession, open_session
-from eventplat.transactions import inbox, outbox
+from eventplat.transactions import inbox, outbox, pending
 from eventplat.transactions.dispatch import Dispatcher
 from eventplat.transactions.outbox import Letter
 from eventplat.transactions.owner import Owner
@@ -285,6 +285,16 @@ class Transactions:
         except CommitUnknown:
             self._dispatcher.sweep()
             raise
+
+    async def park(self, handler: str, delivery: Delivery, error: Malformed) -> None:
+        """Keep what is not a message as dead, with the reason: a pipeline would meet it again and again."""
+        logger.error("%s parked what is not a message: %s", handler, error)
+        async with self.begin() as work:
+            await pending.park(
+                work.connection, handler, self.sender.new_id(), delivery.properties, delivery.body,
+                exchange=delivery.exchange, routing_key=delivery.routing_key,
+                error=pending.error_record(error, 0, self.sender.clock.time_us()),
+            )  # fmt: skip
 
     def joined(self, connection: AsyncConnection) -> UnitOfWork:
         """A unit of work inside somebody else's transaction: `flusher` writes its rows before their commit."""
