@@ -38,7 +38,6 @@ HOSTILE: dict[str, dict[str, Any]] = {
     "U+0000 in the type": {"type": "shop.add\0.v1"},
     "U+0000 in the sender": {"app_id": "a\0b"},
     "U+0000 in the id": {"message_id": "a\0b"},
-    "a seq over 64 bits": {"headers": {"key": "a", "seq": 1 << 63}},
     "a number for a text": {"headers": {"key": 1}},
     "a key too long": {"headers": {"key": "k" * 10_000}},
 }
