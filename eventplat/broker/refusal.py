@@ -15,12 +15,16 @@ Source: AMQP 0-9-1, 4.2.5 (field tables), 4.2.3 (frame size); RabbitMQ, "Sender-
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from eventplat.broker.transport import Nacked, Outgoing
 
 SHORT_BYTES_MAX = 255
 HEADERS_BYTES_MAX = 65_536
 DEPTH_MAX = 16
 EXPIRATION_MS_MAX = 2**32
+EXPIRATION_DIGITS_MAX = 20
 WHOLE_MIN, WHOLE_MAX = -(2**63), 2**63 - 1
 TIMESTAMP_MAX = 2**64 - 1
 COPIES_ELSEWHERE = frozenset({"CC", "BCC"})
@@ -41,29 +45,32 @@ class _Unwritable(Exception):
 
 def _check(message: Outgoing) -> None:
     properties = message.properties
-    for name, text in (
-        ("exchange", message.exchange),
-        ("routing key", message.routing_key),
-        ("message_id", properties.message_id),
-        ("type", properties.type),
-        ("correlation_id", properties.correlation_id),
-        ("reply_to", properties.reply_to),
-        ("app_id", properties.app_id),
-        ("user_id", properties.user_id),
-        ("content_type", properties.content_type),
-    ):
-        if text is not None and _bytes(text) > SHORT_BYTES_MAX:
-            raise _Unwritable(f"the {name} is longer than {SHORT_BYTES_MAX} bytes")
+    texts = (
+        message.exchange, message.routing_key, properties.message_id, properties.type, properties.correlation_id,
+        properties.reply_to, properties.app_id, properties.user_id, properties.content_type,
+    )  # fmt: skip
+    for text in texts:
+        if text is not None and not (text.isascii() and len(text) <= SHORT_BYTES_MAX) and _bytes(text) > SHORT_BYTES_MAX:
+            raise _Unwritable(f"{text[:32]!r}... is longer than {SHORT_BYTES_MAX} bytes")
     if properties.timestamp is not None and not 0 <= properties.timestamp <= TIMESTAMP_MAX:
         raise _Unwritable(f"the timestamp {properties.timestamp} is not 64 bits without a sign")
     expiration = properties.expiration
-    if expiration is not None and not (expiration.isascii() and expiration.isdigit() and int(expiration[:20]) <= EXPIRATION_MS_MAX):
+    if expiration is not None and not (_is_number(expiration) and int(expiration) <= EXPIRATION_MS_MAX):
         raise _Unwritable(f"the expiration {expiration[:20]!r} is not whole milliseconds up to {EXPIRATION_MS_MAX}")
     if properties.headers:
         if not COPIES_ELSEWHERE.isdisjoint(properties.headers):
             raise _Unwritable("the headers CC and BCC are RabbitMQ's own")
-        if _length(properties.headers, DEPTH_MAX) > HEADERS_BYTES_MAX:
+        if _table_length(properties.headers, DEPTH_MAX) > HEADERS_BYTES_MAX:
             raise _Unwritable(f"the headers are longer than {HEADERS_BYTES_MAX} bytes")
+
+
+def _table_length(table: Mapping[Any, Any], depth: int) -> int:
+    length = 5
+    for name, value in table.items():
+        if not isinstance(name, str) or (name_length := _bytes(name)) > SHORT_BYTES_MAX:
+            raise _Unwritable(f"the header name {str(name)[:32]!r} is no text of at most {SHORT_BYTES_MAX} bytes")
+        length += 1 + name_length + _length(value, depth - 1)
+    return length
 
 
 def _length(value: object, depth: int) -> int:
@@ -75,20 +82,18 @@ def _length(value: object, depth: int) -> int:
     if isinstance(value, int):
         if WHOLE_MIN <= value <= WHOLE_MAX:
             return 9
-        raise _Unwritable(f"a header's number {value} is longer than 64 bits")
+        raise _Unwritable("a header's number is longer than 64 bits")
     if not depth:
         raise _Unwritable(f"headers are nested deeper than {DEPTH_MAX}")
     if isinstance(value, list):
         return 5 + sum(_length(each, depth - 1) for each in value)
     if isinstance(value, dict):
-        return 5 + sum(_name(name) + _length(each, depth - 1) for name, each in value.items())
+        return _table_length(value, depth)
     raise _Unwritable(f"a header of type {type(value).__name__}")
 
 
-def _name(name: object) -> int:
-    if not isinstance(name, str) or _bytes(name) > SHORT_BYTES_MAX:
-        raise _Unwritable(f"the header name {str(name)[:32]!r} is no text of at most {SHORT_BYTES_MAX} bytes")
-    return 1 + _bytes(name)
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= EXPIRATION_DIGITS_MAX
 
 
 def _bytes(text: str) -> int:

@@ -32,7 +32,7 @@ class RabbitBroker:
     kind = "rabbitmq"
 
     def __init__(self, url: str, chance: Callable[[], float] = random.random) -> None:
-        """`chance`: of the backoff; 0 comes back at once."""
+        """`chance`: 0..1 of each wait before coming back."""
         self.url, self.chance = url, chance
 
     def transport(self, *, patience_s: float = 10.0) -> RabbitTransport:

@@ -22,7 +22,8 @@ from tests.conformance.conftest import RabbitBroker, sever
 
 @pytest.fixture
 def broker() -> Broker:
-    return RabbitBroker(servers.rabbitmq_url(), chance=lambda: 0.0)
+    """Comes back after the whole of each wait, so that a loss can be seen."""
+    return RabbitBroker(servers.rabbitmq_url(), chance=lambda: 1.0)
 
 
 @pytest.fixture
@@ -195,11 +196,11 @@ async def test_a_publish_made_while_the_connection_is_away_waits_for_it(corner: 
 
 
 @conformance
-async def test_nothing_confirmed_is_lost_over_ten_cuts(corner: Corner) -> None:
+async def test_nothing_confirmed_is_lost_over_five_cuts(corner: Corner) -> None:
     queue, write = await corner.direct()
     received, _ = await corner.consume(queue, ack)
     confirmed: set[bytes] = set()
-    for number in range(10):
+    for number in range(5):
         batch = [b"%d/%d" % (number, each) for each in range(20)]
         publishing = asyncio.create_task(corner.transport.publish([write(body) for body in batch]))
         await asyncio.sleep(0)
@@ -214,7 +215,7 @@ async def test_nothing_confirmed_is_lost_over_ten_cuts(corner: Corner) -> None:
         await until_true(lambda: corner.transport.state == "connected", "the return")
 
     await until_true(lambda: confirmed <= set(received.bodies), "what is missing")
-    assert len(confirmed) >= 100
+    assert len(confirmed) >= 60
 
 
 @conformance
