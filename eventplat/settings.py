@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -92,6 +92,11 @@ class Settings(BaseSettings):
         if self.broker_url is None:
             return f"embedded://{(self.data_dir / 'broker.db').resolve()}"
         return self.broker_url.get_secret_value()
+
+    def broker_user(self) -> str | None:
+        """The user that this process connects to RabbitMQ as; None in the embedded mode."""
+        user = urlsplit(self.broker()).username
+        return None if user is None else unquote(user)  # RabbitMQ refuses a message that claims another user than its connection's
 
     def database(self, service: str) -> str:
         """The URL of a service's database; by default a SQLite file of its own."""
