@@ -187,9 +187,9 @@ class Pipeline:
         if endpoint.handler.message.kind == "event":
             return
         settled = await inbox.look_up(work.connection, endpoint.consumer, envelope.id)
-        if settled is None:
+        if settled is None and not await pending.has_other_body(work.connection, endpoint.identity, envelope):
             return  # it stands in `pending`: its answer comes when it is settled
-        if settled.has_other_body(envelope.body):
+        if settled is None or settled.has_other_body(envelope.body):
             refusal = Rejected("other_body", status=422, detail="this id was used before with another body")
             work.answer(envelope, REJECTED, rejection(refusal))
         elif settled.state == "done" and endpoint.handler.is_saga:

@@ -67,7 +67,7 @@ class Runner:
         self._is_draining = False
         self._announcer = Announcer(
             transport, self.names, manifest(service, _version()), self.out.owner.id, clock, settings.heartbeat_s,
-            state=lambda: "draining" if self._is_draining else "ready", in_flight=lambda: self.in_flight,
+            state=lambda: "draining" if self._is_draining else "ready", in_flight=lambda: self.in_flight, chance=chance,
         )  # fmt: skip
 
     @property

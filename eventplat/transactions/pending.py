@@ -178,6 +178,13 @@ async def stands(connection: AsyncConnection, handler: str, message_id: str) -> 
     return (await connection.execute(found)).first() is not None
 
 
+async def has_other_body(connection: AsyncConnection, handler: str, envelope: Envelope) -> bool:
+    """Whether the row of this message holds another body."""
+    found = select(pending.c.body).where(pending.c.handler == handler, pending.c.message_id == envelope.id)
+    body = (await connection.execute(found)).scalar()
+    return body is not None and bytes(body) != envelope.body
+
+
 async def remove(connection: AsyncConnection, handler: str, message_id: str) -> None:
     """It is settled."""
     await connection.execute(delete(pending).where(pending.c.handler == handler, pending.c.message_id == message_id))
