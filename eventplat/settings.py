@@ -54,6 +54,7 @@ class Settings(BaseSettings):
     jwt_issuer: str | None = None
     jwt_audience: str = "eventplat"
     service_scopes: dict[str, tuple[str, ...]] = {}  # what each service may ask of others, by `requires` scope
+    broker_users: dict[str, str] = {}            # the RabbitMQ user of each service, and of "gateway"; empty: one user for all
     allow_anonymous: bool | None = None          # default: only when bound to loopback without a jwt_key
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -66,6 +67,8 @@ class Settings(BaseSettings):
                 raise ValueError("profile=production needs EVENTPLAT_BROKER_URL and EVENTPLAT_DATABASE_URL")
             if failpoints.armed():
                 raise ValueError("profile=production refuses to start with EVENTPLAT_FAILPOINTS set")
+        if self.broker_users and self.broker_url is None:
+            raise ValueError("broker_users needs EVENTPLAT_BROKER_URL: the embedded broker has no users")
         if self.heartbeat_s * 2 > self.process_term_s:
             raise ValueError("heartbeat_s must be at most half of process_term_s")
         return self

@@ -131,6 +131,7 @@ class Pipeline:
         if not endpoint.accepts(envelope.type):
             return  # another event of an ordered stream: it only moved the watermark
         message = self._read(endpoint, envelope)
+        self.caller.authorise(endpoint, envelope)  # before an undo too: it makes a command void that has not run
         if envelope.undoes is not None and not await self._is_to_undo(work, endpoint, envelope):
             await self._void(work, endpoint, envelope)
             return
