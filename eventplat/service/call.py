@@ -167,8 +167,9 @@ class Caller:
         """
         users = self._settings.broker_users
         if users and (envelope.user_id is None or users.get(envelope.app_id or "") != envelope.user_id):
-            logger.warning("refused %s: %s is not the broker user %s (EVENTPLAT_BROKER_USERS)", envelope.type, envelope.app_id, envelope.user_id)
-            raise Rejected("wrong_sender", status=403, detail=f"{envelope.app_id} is not the broker user {envelope.user_id}")
+            detail = f"{envelope.app_id} is not the broker user {envelope.user_id}"
+            logger.warning("refused %s: %s, says EVENTPLAT_BROKER_USERS", envelope.type, detail)
+            raise Rejected("wrong_sender", status=403, detail=detail)
         return envelope.app_id
 
     def _granted_to(self, envelope: Envelope, *, is_users: bool) -> Principal:
