@@ -6,32 +6,40 @@ loads neither a broker nor a database. Inside the house import the file, never t
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from eventplat.door import opened
 
 if TYPE_CHECKING:
     from eventplat.discovery.route import Route
     from eventplat.errors import EventplatError, Failed, Rejected, TimedOut
+    from eventplat.messages.envelope import Envelope
     from eventplat.messages.message import Command, Event, Key, Message, Query
     from eventplat.process import run
-    from eventplat.retry import Retry
+    from eventplat.retry import Duration, Retry
     from eventplat.sagas.saga import Saga
-    from eventplat.service.client import Client
+    from eventplat.security.principal import Principal
+    from eventplat.service.client import Client, Transaction
     from eventplat.service.context import Context, SyncContext
     from eventplat.service.handlers import Handlers
-    from eventplat.service.service import Service
+    from eventplat.service.service import Middleware, Next, Service
     from eventplat.settings import Settings
 
 __all__ = [
     "Client",
     "Command",
     "Context",
+    "Duration",
+    "Envelope",
     "Event",
     "EventplatError",
     "Failed",
     "Handlers",
     "Key",
     "Message",
+    "Middleware",
+    "Next",
+    "Principal",
     "Query",
     "Rejected",
     "Retry",
@@ -41,6 +49,7 @@ __all__ = [
     "Settings",
     "SyncContext",
     "TimedOut",
+    "Transaction",
     "run",
 ]
 
@@ -48,12 +57,17 @@ _HOME = {
     "Client": "service.client",
     "Command": "messages.message",
     "Context": "service.context",
+    "Duration": "retry",
+    "Envelope": "messages.envelope",
     "Event": "messages.message",
     "EventplatError": "errors",
     "Failed": "errors",
     "Handlers": "service.handlers",
     "Key": "messages.message",
     "Message": "messages.message",
+    "Middleware": "service.service",
+    "Next": "service.service",
+    "Principal": "security.principal",
     "Query": "messages.message",
     "Rejected": "errors",
     "Retry": "retry",
@@ -63,18 +77,8 @@ _HOME = {
     "Settings": "settings",
     "SyncContext": "service.context",
     "TimedOut": "errors",
+    "Transaction": "service.client",
     "run": "process",
 }
 
-
-def __getattr__(name: str) -> object:
-    home = _HOME.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{home}"), name)
-    globals()[name] = value  # found without this function from now on
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__ = opened(__name__, _HOME)

@@ -392,6 +392,13 @@ class BrokerAway(GatewayError):
     next_move = "Send it again after Retry-After seconds, under the same Idempotency-Key"
 
 
+class GatewayFull(GatewayError):
+    """As many requests are being answered as this gateway answers at once."""
+
+    code, status, title = "EP815", 503, "The gateway is full"
+    next_move = "Send it again after Retry-After seconds, under the same Idempotency-Key"
+
+
 class NoAnswer(GatewayError):
     """A question was not answered in time."""
 

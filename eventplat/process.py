@@ -24,6 +24,7 @@ from eventplat.errors import SettingsError
 from eventplat.lifecycle import stop_all, until_signalled
 from eventplat.messages.ids import Chance
 from eventplat.observability.logs import configure
+from eventplat.observability.pulse import Pulse, pulse_path
 from eventplat.security.grant import GrantVerifier
 from eventplat.security.keys import ensure_keys
 from eventplat.service.endpoint import topology
@@ -60,6 +61,7 @@ class Process:
         self.runners: list[Runner] = []
         self.server: HttpServer | None = None
         self._transports: list[Transport] = []
+        self._pulses: list[Pulse] = []
 
     @property
     def url(self) -> str:
@@ -82,6 +84,8 @@ class Process:
                 )
                 self.runners.append(runner)
                 await runner.start()
+                if not self.settings.is_embedded:
+                    await self._feel_pulse(runner)
             if self._has_gateway:
                 await self._start_gateway()
         except BaseException:
@@ -92,9 +96,18 @@ class Process:
         """Stop in reverse, each part even if another's stop failed."""
         if self.server is not None:
             await stop_all([self.server])
-        await stop_all(self.runners)
+        await stop_all([*self.runners, *self._pulses])
         await stop_all([_Closing(transport) for transport in self._transports])
-        self.runners, self._transports, self.server = [], [], None
+        self.runners, self._transports, self._pulses, self.server = [], [], [], None
+
+    async def _feel_pulse(self, runner: Runner) -> None:
+        def is_well() -> bool:
+            return runner.is_ready and (not runner.service.has_database or runner.out.owner.may_publish)
+
+        path = pulse_path(self.settings.data_dir, runner.service.name)
+        pulse = Pulse(path, is_well, every_s=self.settings.heartbeat_s, clock=self._clock)
+        self._pulses.append(pulse)
+        await pulse.start()
 
     async def _start_gateway(self) -> None:
         from eventplat.gateway.app import create_app  # noqa: PLC0415 - a process without HTTP does not load FastAPI

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Literal, Self
-from urllib.parse import quote
+from urllib.parse import quote, unquote, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -56,6 +56,7 @@ class Settings(BaseSettings):
     jwt_issuer: str | None = None
     jwt_audience: str = "eventplat"
     service_scopes: dict[str, tuple[str, ...]] = {}  # what each service may ask of others, by `requires` scope
+    broker_users: dict[str, str] = {}            # the RabbitMQ user of each service, and of "gateway"; empty: one user for all
     allow_anonymous: bool | None = None          # default: only when bound to loopback without a jwt_key
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -68,6 +69,8 @@ class Settings(BaseSettings):
                 raise ValueError("profile=production needs EVENTPLAT_BROKER_URL and EVENTPLAT_DATABASE_URL")
             if failpoints.armed():
                 raise ValueError("profile=production refuses to start with EVENTPLAT_FAILPOINTS set")
+        if self.broker_users and self.broker_url is None:
+            raise ValueError("broker_users needs EVENTPLAT_BROKER_URL: the embedded broker has no users")
         if self.heartbeat_s * 2 > self.process_term_s:
             raise ValueError("heartbeat_s must be at most half of process_term_s")
         return self
@@ -94,6 +97,11 @@ class Settings(BaseSettings):
         if self.broker_url is None:
             return f"embedded://{quote(str((self.data_dir / 'broker.db').resolve()))}"
         return self.broker_url.get_secret_value()
+
+    def broker_user(self) -> str | None:
+        """The user that this process connects to RabbitMQ as; None in the embedded mode."""
+        user = urlsplit(self.broker()).username
+        return None if user is None else unquote(user)  # RabbitMQ refuses a message that claims another user than its connection's
 
     def database(self, service: str) -> str:
         """The URL of a service's database; by default a SQLite file of its own."""

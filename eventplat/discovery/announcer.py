@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from random import SystemRandom
 from typing import Literal
-from uuid import uuid4
 
 from eventplat.broker.topology import REGISTRY, Binding, Names, Queue
 from eventplat.broker.transport import Delivery, Outgoing, Subscription, Transport
@@ -23,7 +21,7 @@ from eventplat.discovery.instance import Heartbeat, Manifest
 from eventplat.errors import BrokerUnavailable
 from eventplat.lifecycle import Loop
 from eventplat.messages.codec import CONTENT_TYPE, Properties
-from eventplat.messages.ids import Chance
+from eventplat.messages.ids import Chance, new_id
 
 logger = logging.getLogger(__name__)
 
@@ -42,19 +40,19 @@ class Announcer:
 
     def __init__(
         self, transport: Transport, names: Names, manifest: Manifest, instance: str, clock: Clock, heartbeat_s: float, *,
-        state: Callable[[], State], in_flight: Callable[[], int], chance: Chance | None = None,
+        state: Callable[[], State], in_flight: Callable[[], int], chance: Chance,
     ) -> None:  # fmt: skip
         self._transport, self._manifest, self._instance, self._clock = transport, manifest, instance, clock
         self._exchange = names.exchange(REGISTRY)
         self._state, self._in_flight = state, in_flight
         self._digest = manifest.digest
-        self._chance = chance or SystemRandom()
+        self._chance = chance
         self._said = manifest.model_dump_json().encode()
         self._told_at = float("-inf")     # when the manifest was last heard of, from here or another instance
         self._due_at: float | None = clock.monotonic()   # when the manifest is to be said; None: nobody asks
         self._every_s = heartbeat_s
         self._loop = Loop(f"{manifest.service} heartbeat", self._turn, every_s=heartbeat_s, clock=clock)
-        self._queue = Queue(names.waiting(f"{uuid4()}.who"), "exclusive", (Binding(self._exchange, ""),))
+        self._queue = Queue(names.waiting(f"{self._new_id()}.who"), "exclusive", (Binding(self._exchange, ""),))
         self._subscription: Subscription | None = None
 
     async def start(self) -> None:
@@ -93,8 +91,11 @@ class Announcer:
         )  # fmt: skip
         return heartbeat.model_dump_json().encode()
 
+    def _new_id(self) -> str:
+        return new_id(self._clock.time_us(), self._chance)
+
     async def _say(self, type_: str, body: bytes) -> None:
-        properties = Properties(message_id=str(uuid4()), type=type_, content_type=CONTENT_TYPE)
+        properties = Properties(message_id=self._new_id(), type=type_, content_type=CONTENT_TYPE)
         said = Outgoing(self._exchange, "", properties, body, mandatory=False, persistent=False)
         try:
             await self._transport.publish([said], timeout_s=ANNOUNCE_S)

@@ -17,7 +17,6 @@ import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
-from uuid import uuid4
 
 from pydantic import ValidationError
 
@@ -29,6 +28,7 @@ from eventplat.discovery.instance import Heartbeat, Manifest, digest_of
 from eventplat.errors import BrokerUnavailable
 from eventplat.lifecycle import Loop
 from eventplat.messages.codec import CONTENT_TYPE, Properties
+from eventplat.messages.ids import Chance, new_id
 
 logger = logging.getLogger(__name__)
 
@@ -45,12 +45,13 @@ class Registry:
     """
 
     def __init__(
-        self, transport: Transport, names: Names, clock: Clock, *, term_s: float = 6.0, view_path: Path | None = None
+        self, transport: Transport, names: Names, clock: Clock, chance: Chance, *, term_s: float = 6.0, view_path: Path | None = None
     ) -> None:
-        self._transport, self._clock, self._term_s, self._view_path = transport, clock, term_s, view_path
+        self._transport, self._clock, self._chance = transport, clock, chance
+        self._term_s, self._view_path = term_s, view_path
         self._listeners: list[Callable[[], None]] = []
         self._exchange = names.exchange(REGISTRY)
-        self._queue = Queue(names.waiting(f"{uuid4()}.registry"), "exclusive", (Binding(self._exchange, ""),))
+        self._queue = Queue(names.waiting(f"{self._new_id()}.registry"), "exclusive", (Binding(self._exchange, ""),))
         self._heard: dict[str, tuple[Heartbeat, float]] = {}      # by instance
         self._manifests: dict[str, Manifest] = {}                 # by service: the newest announced
         self._digests: dict[str, str] = {}                        # by service: of that manifest, as it was said
@@ -151,17 +152,20 @@ class Registry:
             self._unknown.clear()  # a heartbeat that is still not understood asks again
 
     async def _ask(self) -> None:
-        properties = Properties(message_id=str(uuid4()), type=WHO, content_type=CONTENT_TYPE)
+        properties = Properties(message_id=self._new_id(), type=WHO, content_type=CONTENT_TYPE)
         try:
             asked = Outgoing(self._exchange, "", properties, b"{}", mandatory=False, persistent=False)
             await self._transport.publish([asked], timeout_s=ANNOUNCE_S)
         except BrokerUnavailable as error:
             logger.info("could not ask who is there: %s", error)
 
+    def _new_id(self) -> str:
+        return new_id(self._clock.time_us(), self._chance)
+
     def _keep(self) -> None:
         if self._view_path is None:
             return
-        draft = self._view_path.with_suffix(f".{uuid4().hex}")  # of this process: another one may keep its view here too
+        draft = self._view_path.with_suffix(f".{self._new_id()}")  # of this process: another one may keep its view here too
         try:
             draft.write_text(json.dumps([manifest.model_dump(mode="json") for manifest in self.manifests]))
             draft.replace(self._view_path)

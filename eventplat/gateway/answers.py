@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from eventplat.errors import BadToken, BrokerAway, GatewayError, ServiceAway, StillRunning, WrongMethod
+from eventplat.errors import BadToken, BrokerAway, GatewayError, GatewayFull, ServiceAway, StillRunning, WrongMethod
 from eventplat.gateway.problems import Headers, Reply, problem, problem_reply
 from eventplat.gateway.validation import Wrong
 from eventplat.messages.envelope import DONE, FAILED, REJECTED, RUNNING, Envelope
@@ -53,7 +53,7 @@ def of_error(error: GatewayError) -> Reply:
     headers: Headers = []
     if isinstance(error, BadToken):
         headers.append((b"www-authenticate", b"Bearer"))
-    if isinstance(error, ServiceAway | BrokerAway | StillRunning):
+    if isinstance(error, ServiceAway | BrokerAway | GatewayFull | StillRunning):
         headers += retry_after()
     if isinstance(error, WrongMethodHere):
         headers.append((b"allow", error.allowed.encode()))

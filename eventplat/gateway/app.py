@@ -17,7 +17,6 @@ from dataclasses import replace
 from http import HTTPStatus
 from random import SystemRandom
 from typing import Any
-from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Response
 from fastapi import Request as FastRequest
@@ -123,18 +122,18 @@ def _forwarder(settings: Settings, link: Transport, clock: Clock, chance: Chance
         raise SettingsError("the gateway needs EVENTPLAT_OPERATION_KEY and EVENTPLAT_GRANT_KEY")
     names = Names(settings.prefix)
     settings.data_dir.mkdir(parents=True, exist_ok=True)
-    registry = Registry(link, names, clock, term_s=settings.process_term_s, view_path=settings.data_dir / "registry.json")
+    registry = Registry(link, names, clock, chance, term_s=settings.process_term_s, view_path=settings.data_dir / "registry.json")
     forwarder = Forwarder(
         settings=settings,
         names=names,
         registry=registry,
-        requester=Requester(link, names, clock),
+        requester=Requester(link, names, clock, chance),
         operations=OperationIds(keys.operation_key),
         signer=GrantSigner(keys.grant_private_pem),
         tokens=TokenVerifier(settings) if settings.jwt_key else None,
         clock=clock,
         chance=chance,
-        user_id=urlsplit(settings.broker()).username,
+        user_id=settings.broker_user(),
     )
 
     def learn() -> None:

@@ -119,7 +119,7 @@ class Forwarder:
         """
         body = json.dumps({"command_id": operation.command_id}).encode()
         id_ = new_id(self.clock.time_us(), self.chance)
-        question = self._envelope(id_, f"{operation.service}.operation.v1", body, traceparent=traceparent)
+        question = self._envelope(id_, id_, f"{operation.service}.operation.v1", body, traceparent=traceparent)
         answer = await self._question(question, OPERATION_WAIT_S)
         return of_operation(answer, tells_cause=self._tells_cause)
 
@@ -163,7 +163,8 @@ class Forwarder:
         return fields
 
     async def _command(self, request: Request, target: Target, fields: Mapping[str, Any], principal: Principal) -> Reply:
-        envelope = self._envelope_of(request, target, fields, principal, self._id(request, target, principal))
+        asked = new_id(self.clock.time_us(), self.chance)  # of this request; under a key others may ask for the same work
+        envelope = self._envelope_of(request, target, fields, principal, self._id(request, target, principal) or asked, asked)
         routing_key = routing_key_of(envelope.type, target.handler.stream, envelope.key)
         outgoing = Outgoing(self.names.exchange(COMMANDS), routing_key, to_properties(envelope), envelope.body)
         operation = self.operations.write(Operation(target.service, envelope.id, principal.subject))
@@ -182,7 +183,8 @@ class Forwarder:
             return self._reply_of(answer, target, _told(envelope, operation))
 
     async def _query(self, request: Request, target: Target, fields: Mapping[str, Any], principal: Principal) -> Reply:
-        envelope = self._envelope_of(request, target, fields, principal, new_id(self.clock.time_us(), self.chance))
+        asked = new_id(self.clock.time_us(), self.chance)
+        envelope = self._envelope_of(request, target, fields, principal, asked, asked)
         wait_s, _ = request.wait_s(min(target.route.wait_s, QUERY_WAIT_S_MAX))
         with bound_contextvars(correlation_id=envelope.correlation_id):
             return self._reply_of(await self._question(envelope, wait_s), target, _told(envelope, None))
@@ -199,7 +201,7 @@ class Forwarder:
             raise NoAnswer(f"{asked.type} was not answered in {wait_s:g} s") from None
 
     def _envelope_of(
-        self, request: Request, target: Target, fields: Mapping[str, Any], principal: Principal, id_: str
+        self, request: Request, target: Target, fields: Mapping[str, Any], principal: Principal, id_: str, asked: str
     ) -> Envelope:
         handler = target.handler
         key = None if handler.key_field is None else target.schema.normal_key(handler.key_field, fields.get(handler.key_field))
@@ -208,12 +210,12 @@ class Forwarder:
         body = json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()
         stream = handler.stream if key is not None and not target.is_query else None
         return self._envelope(
-            id_, handler.type, body, key=key, stream=stream, grant=self._grant(principal, id_), traceparent=request.traceparent
+            id_, asked, handler.type, body, key=key, stream=stream, grant=self._grant(principal, id_), traceparent=request.traceparent
         )
 
-    def _envelope(self, id_: str, type_: str, body: bytes, **rest: str | None) -> Envelope:
+    def _envelope(self, id_: str, correlation_id: str, type_: str, body: bytes, **rest: str | None) -> Envelope:
         return Envelope(
-            id=id_, type=type_, body=body, correlation_id=id_, reply_to=self.requester.reply_to, app_id=APP_ID,
+            id=id_, type=type_, body=body, correlation_id=correlation_id, reply_to=self.requester.reply_to, app_id=APP_ID,
             user_id=self.user_id, **rest,  # type: ignore[arg-type]
         )  # fmt: skip
 
@@ -229,24 +231,27 @@ class Forwarder:
 
     async def _ask(self, outgoing: Outgoing, id_: str, wait_s: float) -> Envelope:
         try:
-            answer = await self.requester.ask(outgoing, request_id=id_, timeout_s=wait_s)
+            return await self.requester.ask(outgoing, request_id=id_, timeout_s=wait_s, on_confirmed=_confirmed)
         except Unroutable:
             raise ServiceAway(f"no queue is bound for {outgoing.properties.type}") from None
         except BrokerUnavailable as error:
             raise BrokerAway(str(error.args[0])) from None
-        failpoint("gateway.after_publish")
-        return answer
 
-    def _id(self, request: Request, target: Target, principal: Principal) -> str:
+    def _id(self, request: Request, target: Target, principal: Principal) -> str | None:
+        """The command's id where the client names the work by a key."""
         key = request.header("idempotency-key")
         if key is None:
             if target.route.idempotency_key == "required":
                 raise BadIdempotencyKey("this route requires one")
-            return new_id(self.clock.time_us(), self.chance)
+            return None
         return command_id(principal.subject, f"{target.route.method} {target.route.template}", key)
 
     def _grant(self, principal: Principal, operation: str) -> str | None:
         return None if self.signer is None else self.signer.sign(principal, operation, self.clock.time_us() // 1_000_000)
+
+
+def _confirmed() -> None:
+    failpoint("gateway.after_publish")
 
 
 def _target(match: Match, method: str) -> Target:

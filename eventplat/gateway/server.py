@@ -5,6 +5,8 @@ so that a few hundred such clients hold every connection; here a connection has 
 `REQUEST_S` until its body is complete, from the first byte on. h11 is named, since only it bounds the head's size:
 another parser that happens to be installed would be taken otherwise. A request with both a length and chunks is refused:
 a proxy before us may see its end elsewhere, and what follows as another caller's request. No header tells what serves.
+Who comes when `CONCURRENT_MAX` are being answered is told so at once, as a problem like any other: uvicorn's own limit
+answers in plain text, and says neither why nor when to come again.
 
 Source    OWASP, "Slow HTTP attacks"; RFC 9112, 6.1; h11, `max_incomplete_event_size`.
 """
@@ -15,14 +17,16 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from dataclasses import replace
 
 import h11
 import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from eventplat.errors import GatewayError, SettingsError
+from eventplat.errors import GatewayError, GatewayFull, SettingsError
+from eventplat.gateway.answers import of_error
 from eventplat.gateway.http import Receive, Scope, Send, write
 from eventplat.gateway.problems import problem_reply
 
@@ -43,8 +47,8 @@ class HttpServer:
 
     def __init__(self, app: FastAPI, *, host: str, port: int) -> None:
         config = uvicorn.Config(
-            _Unambiguous(app), host=host, port=port, http=_Punctual, ws="none", log_config=None, access_log=False, server_header=False,
-            proxy_headers=False, lifespan="on", h11_max_incomplete_event_size=HEAD_BYTES_MAX, limit_concurrency=CONCURRENT_MAX,
+            _Entrance(app, lambda: self._is_full), host=host, port=port, http=_Punctual, ws="none", log_config=None, access_log=False,
+            server_header=False, proxy_headers=False, lifespan="on", h11_max_incomplete_event_size=HEAD_BYTES_MAX,
             backlog=BACKLOG, timeout_keep_alive=KEEP_ALIVE_S, timeout_graceful_shutdown=GRACEFUL_S,
         )  # fmt: skip
         self._server = _Server(config)
@@ -83,6 +87,12 @@ class HttpServer:
         if self._task is not None:
             await self._task
 
+    @property
+    def _is_full(self) -> bool:
+        """Whether there are more connections, or requests with this one, than may be at once."""
+        state = self._server.server_state
+        return len(state.connections) > CONCURRENT_MAX or len(state.tasks) > CONCURRENT_MAX
+
     async def _serve(self, listener: socket.socket) -> None:
         with listener:
             try:
@@ -98,17 +108,22 @@ class _Server(uvicorn.Server):
         yield
 
 
-class _Unambiguous:
-    """Middleware: a request has one end."""
+class _Entrance:
+    """Middleware: a request has one end, and there is room for it."""
 
-    def __init__(self, app: FastAPI) -> None:
-        self._app = app
+    def __init__(self, app: FastAPI, is_full: Callable[[], bool]) -> None:
+        self._app, self._is_full = app, is_full
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and {b"content-length", b"transfer-encoding"} <= {name for name, _ in scope["headers"]}:
+        close = (b"connection", b"close")
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+        elif {b"content-length", b"transfer-encoding"} <= {name for name, _ in scope["headers"]}:
             detail = "Content-Length and Transfer-Encoding exclude each other"
-            close = [(b"connection", b"close")]
-            await write(send, problem_reply(400, "Bad Request", GatewayError.code, detail, "Send one of them", close, {}))
+            await write(send, problem_reply(400, "Bad Request", GatewayError.code, detail, "Send one of them", [close], {}))
+        elif self._is_full():
+            reply = of_error(GatewayFull(f"{CONCURRENT_MAX} requests are being answered"))
+            await write(send, replace(reply, headers=[*reply.headers, close]))
         else:
             await self._app(scope, receive, send)
 

@@ -31,7 +31,7 @@ class Envelope:
     id: str                          # UUIDv7, or UUIDv8 when derived; canonical text
     type: str                        # wire name and major version, "orders.order-placed.v1"
     body: bytes
-    correlation_id: str              # the id of the first message of the conversation
+    correlation_id: str              # of the request that began the conversation: its message's id, or under a key one of its own
     causation: str | None = None     # the id of the message whose handling sent this one; of a reply: the request
     reply_to: str | None = None      # routing key on the `replies` exchange
     app_id: str | None = None        # the sending service

@@ -1,8 +1,14 @@
 """Request and reply: ask another process and wait for its answer.
 
-One exclusive reply queue per process, one consumer on it. An answer names the request that caused it; whoever
-waits for that request gets it, several waiters of one request all do. Answers that nobody waits for any more are
-dropped and counted: the outcome is recorded where the effect happened, and asking again answers again.
+One exclusive reply queue per process, one consumer on it. Several may ask under one request id: a client that tries
+again under its Idempotency-Key, with the same body or, wrongly, with another one. So each asks under a correlation id of
+its own, which the answer carries back beside the request's id:
+
+Outcome   done, rejected, failed, void: for all who wait for that request with the body that the asker sent.
+          "Other body" is such a rejection, so it reaches those who sent that body and not the first.
+Running   is said of the copy that was asked with, and only to who asked with it: the first still waits for the outcome.
+Late      answers that nobody waits for any more are dropped and counted: the outcome is recorded where the effect
+          happened, and asking again answers again.
 
 Source    Hohpe & Woolf, Enterprise Integration Patterns (2003), Request-Reply, Correlation Identifier.
 """
@@ -11,33 +17,45 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
-from uuid import uuid4
 
 from eventplat.broker.topology import REPLIES, Binding, Names, Queue
 from eventplat.broker.transport import Delivery, Nacked, Outgoing, Returned, Subscription, Transport
 from eventplat.clock import Clock
 from eventplat.errors import BrokerUnavailable, Malformed, TimedOut, Unroutable
 from eventplat.messages.codec import to_envelope
-from eventplat.messages.envelope import Envelope
+from eventplat.messages.envelope import RUNNING, Envelope
+from eventplat.messages.ids import Chance, new_id
 
 logger = logging.getLogger(__name__)
 
 PREFETCH = 1_000
-CONFIRM_S = 10.0    # for the broker to take a question, even where nobody waits for the answer
+REMEMBERED = 10_000  # askers whose body is known after they have gone: the work's outcome comes to the first one's name
+CONFIRM_S = 10.0     # for the broker to take a question, even where nobody waits for the answer
+
+
+@dataclass(frozen=True, eq=False)
+class _Asker:
+    correlation_id: str
+    body: bytes                           # its digest
+    answer: asyncio.Future[Envelope]
 
 
 class Requester:
     """Asks, on behalf of this process."""
 
-    def __init__(self, transport: Transport, names: Names, clock: Clock) -> None:
-        self.reply_to = names.waiting(str(uuid4()))
+    def __init__(self, transport: Transport, names: Names, clock: Clock, chance: Chance) -> None:
+        self.reply_to = names.waiting(new_id(clock.time_us(), chance))
         self.late = 0                     # answers that nobody waited for
         self._transport, self._clock = transport, clock
         binding = Binding(names.exchange(REPLIES), self.reply_to)
         self._queue = Queue(self.reply_to, "exclusive", (binding,))
-        self._waiting: defaultdict[str, list[asyncio.Future[Envelope]]] = defaultdict(list)
+        self._waiting: defaultdict[str, list[_Asker]] = defaultdict(list)   # by request id
+        self._bodies: OrderedDict[str, bytes] = OrderedDict()               # by correlation id, the newest last
         self._subscription: Subscription | None = None
 
     async def start(self) -> None:
@@ -46,17 +64,21 @@ class Requester:
     async def stop(self) -> None:
         if self._subscription is not None:
             await self._subscription.cancel()
-        for waiter in [waiter for waiters in self._waiting.values() for waiter in waiters]:
-            if not waiter.done():
-                waiter.set_exception(BrokerUnavailable("this process is stopping"))
+        for asker in [asker for askers in self._waiting.values() for asker in askers]:
+            if not asker.answer.done():
+                asker.answer.set_exception(BrokerUnavailable("this process is stopping"))
 
-    async def ask(self, outgoing: Outgoing, *, request_id: str, timeout_s: float) -> Envelope:
+    async def ask(
+        self, outgoing: Outgoing, *, request_id: str, timeout_s: float, on_confirmed: Callable[[], None] = lambda: None
+    ) -> Envelope:
         """Publish `outgoing` and return its answer.
 
         Args:
-            outgoing: With `reply_to` set to this requester's.
+            outgoing: With `reply_to` set to this requester's, and a correlation id that no other asker uses.
+            request_id: Its message id; others may ask under it at the same time.
             timeout_s: Seconds to wait for the answer, publishing included. The broker always has `CONFIRM_S` to take the
                 question, so that `TimedOut` means that it has it, also with a `timeout_s` of 0.
+            on_confirmed: Called when the broker has it.
 
         Raises:
             Unroutable: No queue is bound for it.
@@ -64,8 +86,9 @@ class Requester:
             TimedOut: Confirmed, and not answered in time.
         """
         began = self._clock.monotonic()
-        answer: asyncio.Future[Envelope] = asyncio.get_running_loop().create_future()
-        self._waiting[request_id].append(answer)
+        asker = self._asker(outgoing, request_id)
+        answer = asker.answer
+        self._waiting[request_id].append(asker)
         try:
             try:
                 outcome = (await self._transport.publish([outgoing], timeout_s=max(timeout_s, CONFIRM_S)))[0]
@@ -77,14 +100,25 @@ class Requester:
                 raise Unroutable(f"nothing is bound for {outgoing.properties.type}")
             if isinstance(outcome, Nacked):
                 raise BrokerUnavailable(f"the broker refused it: {outcome.reason}")
+            on_confirmed()
             return await self._until(answer, timeout_s - (self._clock.monotonic() - began), outgoing)
         finally:
-            self._forget(request_id, answer)
+            self._forget(request_id, asker)
 
     @property
     def waiting(self) -> int:
-        """Questions that are not answered yet."""
+        """Requests that are not answered yet."""
         return len(self._waiting)
+
+    def _asker(self, outgoing: Outgoing, request_id: str) -> _Asker:
+        asker = _Asker(
+            outgoing.properties.correlation_id or request_id, blake2b(outgoing.body, digest_size=16).digest(),
+            asyncio.get_running_loop().create_future(),
+        )  # fmt: skip
+        self._bodies[asker.correlation_id] = asker.body
+        if len(self._bodies) > REMEMBERED:
+            self._bodies.popitem(last=False)
+        return asker
 
     async def _until(self, answer: asyncio.Future[Envelope], seconds: float, outgoing: Outgoing) -> Envelope:
         timer = asyncio.ensure_future(self._clock.sleep(max(seconds, 0)))
@@ -97,13 +131,13 @@ class Requester:
             raise TimedOut(f"{outgoing.properties.type} was not answered in time")
         return answer.result()
 
-    def _forget(self, request_id: str, answer: asyncio.Future[Envelope]) -> None:
-        waiters = self._waiting.get(request_id, [])
-        if answer in waiters:
-            waiters.remove(answer)
-        if not waiters:
+    def _forget(self, request_id: str, asker: _Asker) -> None:
+        askers = self._waiting.get(request_id, [])
+        if asker in askers:
+            askers.remove(asker)
+        if not askers:
             self._waiting.pop(request_id, None)
-        answer.cancel()
+        asker.answer.cancel()
 
     def _receive(self, delivery: Delivery) -> None:
         delivery.ack()
@@ -112,7 +146,13 @@ class Requester:
         except Malformed as error:
             logger.warning("dropped an answer that cannot be read: %s", error)
             return
-        waiters = [waiter for waiter in self._waiting.get(reply.causation or "", ()) if not waiter.done()]
-        self.late += not waiters
-        for waiter in waiters:
-            waiter.set_result(reply)
+        waiting = [asker for asker in self._waiting.get(reply.causation or "", ()) if not asker.answer.done()]
+        askers = [asker for asker in waiting if self._concerns(reply, asker)]
+        self.late += not askers
+        for asker in askers:
+            asker.answer.set_result(reply)
+
+    def _concerns(self, reply: Envelope, asker: _Asker) -> bool:
+        if asker.correlation_id == reply.correlation_id:
+            return True
+        return reply.type != RUNNING and asker.body == self._bodies.get(reply.correlation_id)

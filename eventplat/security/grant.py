@@ -48,14 +48,24 @@ class GrantVerifier:
 
     def __init__(self, public_pem: str) -> None:
         self._key = _EDDSA.prepare_key(public_pem)
-        self._known: OrderedDict[str, Principal] = OrderedDict()
+        self._known: OrderedDict[str, tuple[Principal, str]] = OrderedDict()   # and the operation
 
-    def verify(self, grant: str) -> Principal:
+    def verify(self, grant: str, *, operation: str | None = None) -> Principal:
         """The principal that `grant` states.
 
+        Args:
+            operation: The message id that it must have been given for; None: it travels with work that came of it.
+
         Raises:
-            BadToken: It was not signed by the gateway.
+            BadToken: It was not signed by the gateway, or not for this operation.
         """
+        principal, given_for = self._read(grant)
+        if operation not in (None, given_for):
+            logger.warning("a grant was refused: it was given for operation %s and came with %s", given_for, operation)
+            raise BadToken("the grant was given for another operation")
+        return principal
+
+    def _read(self, grant: str) -> tuple[Principal, str]:
         known = self._known.get(grant)
         if known is not None:
             self._known.move_to_end(grant)
@@ -68,7 +78,7 @@ class GrantVerifier:
             logger.warning("a grant was refused: %s", type(error).__name__)
             raise BadToken("the grant was not accepted") from None
         principal = Principal(str(claims["sub"]), frozenset(map(str, claims.get("scopes", ()))))
-        self._known[grant] = principal
+        known = self._known[grant] = (principal, str(claims["op"]))
         if len(self._known) > CACHED_MAX:
             self._known.popitem(last=False)
-        return principal
+        return known

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
@@ -32,6 +33,8 @@ from eventplat.storage.session import run_in_thread
 from eventplat.transactions import pending
 from eventplat.transactions.inbox import Settled
 from eventplat.transactions.unit_of_work import Transactions, UnitOfWork
+
+logger = logging.getLogger(__name__)
 
 GATEWAY = "gateway"  # the app_id of hops whose caller is a user
 
@@ -82,7 +85,7 @@ class Caller:
             TooLarge: The reply is over the limits of a message.
             TimeoutError: It did not return within its timeout.
         """
-        principal = self._authorise(endpoint, envelope)
+        principal = self.authorise(endpoint, envelope)
         if endpoint.handler.is_saga:
             assert self.orchestrator is not None  # noqa: S101 - made where a handler is a saga
             await self.orchestrator.begin(work, endpoint.identity, message, envelope)
@@ -93,6 +96,27 @@ class Caller:
         outcome = endpoint.replies.dump_json(reply)
         check_size(outcome)  # here it fails and says so; on the wire its reader would drop it
         return outcome
+
+    def authorise(self, endpoint: Endpoint, envelope: Envelope) -> Principal:
+        """Who began this work, if the sender of this hop may ask `endpoint` for it.
+
+        Raises:
+            Rejected: 403, it may not, or is not who it says.
+        """
+        sender = self._sent_by(envelope)
+        principal = self._granted_to(envelope, is_users=sender == GATEWAY)
+        if not endpoint.handler.requires:
+            return principal
+        if sender == GATEWAY:
+            asking = principal
+        else:
+            scopes = self._settings.service_scopes.get(sender or "", () if self._settings.profile == "production" else None)
+            if scopes is None:
+                return principal  # between the services of one developer nothing is configured
+            asking = Principal(f"service:{sender}", frozenset(scopes))
+        if missing := missing_scopes(asking, endpoint.handler.requires):
+            raise Rejected("forbidden", status=403, missing=sorted(missing))
+        return principal
 
     async def tick(self, tick: Tick, envelope: Envelope, work: UnitOfWork, number: int) -> None:
         """Run a periodic function; `number` is its fencing token."""
@@ -147,25 +171,30 @@ class Caller:
                 raise  # this process stops
             raise HandlerCancelled(f"{endpoint.identity} was cancelled from inside") from cancelled
 
-    def _authorise(self, endpoint: Endpoint, envelope: Envelope) -> Principal:
-        principal = ANONYMOUS
-        if envelope.grant is not None and self._verifier is not None:
-            try:
-                principal = self._verifier.verify(envelope.grant)
-            except BadToken:  # forged, or signed by another gateway: it will not become valid by trying again
-                raise Rejected("bad_grant", status=403) from None
-        if not endpoint.handler.requires:
-            return principal
-        if envelope.app_id == GATEWAY:
-            asking = principal
-        else:
-            scopes = self._settings.service_scopes.get(envelope.app_id or "", () if self._settings.profile == "production" else None)
-            if scopes is None:
-                return principal  # between the services of one developer nothing is configured
-            asking = Principal(f"service:{envelope.app_id}", frozenset(scopes))
-        if missing := missing_scopes(asking, endpoint.handler.requires):
-            raise Rejected("forbidden", status=403, missing=sorted(missing))
-        return principal
+    def _sent_by(self, envelope: Envelope) -> str | None:
+        """The service, or "gateway", that sent this hop.
+
+        `app_id` is what the sender says; `user_id` is validated by RabbitMQ. Where each service has a broker user of its own
+        (settings: broker_users) the two must fit. Where all share one user, whoever has its password is trusted with every name.
+
+        Raises:
+            Rejected: 403, they do not fit.
+        """
+        users = self._settings.broker_users
+        if users and (envelope.user_id is None or users.get(envelope.app_id or "") != envelope.user_id):
+            detail = f"{envelope.app_id} is not the broker user {envelope.user_id}"
+            logger.warning("refused %s: %s, says EVENTPLAT_BROKER_USERS", envelope.type, detail)
+            raise Rejected("wrong_sender", status=403, detail=detail)
+        return envelope.app_id
+
+    def _granted_to(self, envelope: Envelope, *, is_users: bool) -> Principal:
+        """Who began this work; a user's own hop needs a grant, for this very message."""
+        if self._verifier is None or (envelope.grant is None and not is_users):
+            return ANONYMOUS
+        try:
+            return self._verifier.verify(envelope.grant or "", operation=envelope.id if is_users else None)
+        except BadToken:  # forged, or signed by another gateway: it will not become valid by trying again
+            raise Rejected("bad_grant", status=403) from None
 
 
 async def _around(middleware: Any, call_next: Any, message: Message, context: Context[Any]) -> Any:

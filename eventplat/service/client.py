@@ -26,10 +26,11 @@ from sqlalchemy.util import await_only
 from eventplat.broker.connect import open_transport
 from eventplat.broker.topology import COMMANDS, QUERIES, Names, owner_of, routing_key
 from eventplat.broker.transport import Outgoing, Transport
-from eventplat.clock import SystemClock
+from eventplat.clock import Clock, SystemClock
 from eventplat.errors import Failed, Rejected, TimedOut
 from eventplat.messages.codec import parse, to_properties
 from eventplat.messages.envelope import DONE, FAILED, REJECTED, Envelope
+from eventplat.messages.ids import Chance
 from eventplat.messages.message import Command, Event, Message, Query
 from eventplat.retry import Duration, seconds
 from eventplat.routing.request_reply import Requester
@@ -107,15 +108,19 @@ class Client:
     Args:
         name: The service.
         settings: Default: from the environment.
+        transport: An open one to share; default: one of its own.
     """
 
-    def __init__(self, name: str, *, settings: Settings | None = None, transport: Transport | None = None) -> None:
-        self._settings = settings or load()
-        self._names, self._clock = Names(self._settings.prefix), SystemClock()
+    def __init__(
+        self, name: str, *, settings: Settings | None = None, transport: Transport | None = None, clock: Clock | None = None,
+        chance: Chance | None = None,
+    ) -> None:  # fmt: skip
+        self._settings, chance = settings or load(), chance or SystemRandom()
+        self._names, self._clock = Names(self._settings.prefix), clock or SystemClock()
         self._owns_transport = transport is None
         self._transport = transport or open_transport(self._settings.broker(), name=f"client of {name}", clock=self._clock)
-        self._out = Outgoings(name, self._settings, self._transport, owners={}, clock=self._clock, chance=SystemRandom(), is_alone=False)
-        self._requester = Requester(self._transport, self._names, self._clock)
+        self._out = Outgoings(name, self._settings, self._transport, owners={}, clock=self._clock, chance=chance, is_alone=False)
+        self._requester = Requester(self._transport, self._names, self._clock, chance)
 
     async def __aenter__(self) -> Self:
         if self._owns_transport:

@@ -7,7 +7,6 @@ running service and a `Client` share.
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import urlsplit
 
 from sqlalchemy import MetaData
 
@@ -47,8 +46,7 @@ class Outgoings:
         name = service if isinstance(service, str) else service.name
         self._settings = settings
         self.database = Database(settings.database(name), service=name, clock=clock, pool_size=settings.database_pool_size)
-        user = urlsplit(settings.broker()).username  # RabbitMQ refuses a message that claims another user than its connection's
-        self.sender = Sender(name, Names(settings.prefix), clock, chance, owners, user_id=user)
+        self.sender = Sender(name, Names(settings.prefix), clock, chance, owners, user_id=settings.broker_user())
         self.owner = Owner(
             self.database, name, new_id=self.sender.new_id, term_s=settings.process_term_s, clock=clock,
             is_only=settings.is_embedded and is_alone,

@@ -137,9 +137,11 @@ class Pipeline:
         if endpoint.handler.ordered and not endpoint.accepts(envelope.type):
             return  # another event of its stream: it only moved the watermark
         message = self.read(endpoint, envelope)
-        if envelope.undoes is not None and not await self._is_to_undo(work, endpoint, envelope):
-            await self._void(work, endpoint, envelope)
-            return
+        if envelope.undoes is not None:
+            self.caller.authorise(endpoint, envelope)  # first: an undo makes a command void that has not run
+            if not await self._is_to_undo(work, endpoint, envelope):
+                await self._void(work, endpoint, envelope)
+                return
         outcome = await self.caller.call(endpoint, message, envelope, work, attempt=attempt)
         if outcome is None:
             return  # an event, or a saga that answers when it ends

@@ -73,7 +73,7 @@ class Runner:
         self._is_draining = False
         self._announcer = Announcer(
             transport, self.names, manifest(service, _version()), self.out.owner.id, clock, settings.heartbeat_s,
-            state=lambda: "draining" if self._is_draining else "ready", in_flight=lambda: self.in_flight,
+            state=lambda: "draining" if self._is_draining else "ready", in_flight=lambda: self.in_flight, chance=chance,
         )  # fmt: skip
         # a service without a database has nothing to own, relay, retry or time; an unopened pool costs nothing
         self._working: list[Component] = [self._retries, self._caller, self._ticker] if service.has_database else []

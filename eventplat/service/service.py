@@ -23,6 +23,9 @@ from eventplat.service.handlers import Handler, Handlers
 
 S = TypeVar("S", default=None)
 
+RESERVED_SERVICES = frozenset({"reply", "gateway"})                 # `<prefix>.reply.<process>` waits; a hop of "gateway" is a user's
+RESERVED_QUEUES = frozenset({"operation", "replies", "dead"})       # `<prefix>.<service>.…`: queues that each service has
+
 Next: TypeAlias = Callable[[Message, Context[Any]], Awaitable[object]]
 Middleware: TypeAlias = Callable[[Message, Context[Any], Next], Awaitable[object]]
 """`async def timing(message, ctx, call_next)`: inside the transaction, around one handler."""
@@ -53,6 +56,8 @@ class Service(Handlers[S]):
         super().__init__()
         if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
             raise ServiceError(f"{name!r} is no service name. Use lower-case words joined by '-', as 'order-book'")
+        if name in RESERVED_SERVICES:
+            raise ServiceError(f"{name!r} names something of the platform on the broker. Give the service another one")
         self.name = name
         self.lifespan = lifespan or _no_state
         self.tables = tables
@@ -87,7 +92,8 @@ class Service(Handlers[S]):
         """Refuse a service that cannot run as declared.
 
         Raises:
-            BadHandler: Two handlers of one identity, a command of another service, or what needs a database without one.
+            BadHandler: Two handlers of one identity, a queue's name that is the platform's own, a command of another
+                service, or what needs a database without one.
         """
         self._check_database()
         seen: dict[str, Handler] = {}
@@ -96,6 +102,9 @@ class Service(Handlers[S]):
             if identity in seen:
                 raise BadHandler(f"{self.name} has two handlers named {identity!r}. Give one of them name=")
             seen[identity] = handler
+            if (own := identity.removeprefix(f"{self.name}.")) in RESERVED_QUEUES:
+                raise BadHandler(f"{handler.message.__name__}: {identity!r} is the name of a queue of the platform, so none may be named "
+                                 f"{own!r}. Name it otherwise: {', '.join(sorted(RESERVED_QUEUES))} are taken")  # fmt: skip
             if handler.message.kind != "event" and (owner := owner_of(handler.message, handler.owner or self.name)) != self.name:
                 raise BadHandler(f"{handler.message.__name__} belongs to {owner!r}: only its owner {owner!r} may handle it")
 

@@ -5,6 +5,9 @@
         await harness.quiet()
         assert harness.published(OrderPlaced) == [...]
 
+What a test asks between two awaits (`published`, `saga`, `dead_letters`) is what the databases said when the harness last
+came to rest: after `quiet`, `advance`, `ask`, `publish` and each answer of `http`.
+
 Everything is the real thing in its embedded size: broker with journal, SQLite files in a temporary folder, gateway
 over HTTP on loopback. Only the clock is virtual: `advance(hours=2)` is how a test waits.
 """
@@ -16,15 +19,15 @@ import functools
 import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import httpx
 from pydantic import TypeAdapter
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 
-from eventplat.errors import EventplatError
+from eventplat.errors import EventplatError, TimedOut
 from eventplat.messages.message import Command, Event, Query
 from eventplat.process import Process
 from eventplat.sagas import store
@@ -42,6 +45,7 @@ R = TypeVar("R")
 E = TypeVar("E", bound=Event)
 
 QUIET_S = 20.0       # real seconds after which a test that never comes to rest fails
+PATIENCE_S = 365 * 86_400.0   # of the virtual clock, for an answer: a test may let months pass before it comes
 CALM_TURNS = 3       # how often in a row nothing is seen to move
 
 
@@ -58,6 +62,15 @@ class _Fault:
     times: int
 
 
+@dataclass
+class _Seen:
+    """What the databases said at one moment."""
+
+    events: list[tuple[str, bytes]] = field(default_factory=list)                # type and body, by service, oldest first
+    dead_letters: list[Pending] = field(default_factory=list)
+    sagas: dict[tuple[str, str], SagaView] = field(default_factory=dict)         # by the handler's identity and the saga's id
+
+
 class Harness:
     """Runs `services` and the gateway in this loop, in a folder of their own.
 
@@ -70,6 +83,7 @@ class Harness:
     def __init__(self, *services: Service[Any]) -> None:
         self.clock = VirtualClock()
         self._faults: dict[Callable[..., object], _Fault] = {}
+        self._seen = _Seen()
         self._services = [self._breakable(service) for service in services]
         self._folder = tempfile.TemporaryDirectory(prefix="eventplat-")
 
@@ -77,10 +91,11 @@ class Harness:
         settings = load(profile="embedded", broker_url=None, database_url=None, data_dir=Path(self._folder.name), gateway_port=0)
         self._process = Process(self._services, settings=settings, clock=self.clock)
         await self._process.start()
-        self.http = httpx.AsyncClient(base_url=self._process.url, timeout=QUIET_S)
+        self.http = httpx.AsyncClient(base_url=self._process.url, timeout=QUIET_S, event_hooks={"response": [self._answered]})
         await self._until_discovered()
-        self._client = Client("harness", settings=settings)
+        self._client = Client("harness", settings=settings, clock=self.clock)
         await self._client.__aenter__()
+        await self._look()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -94,10 +109,21 @@ class Harness:
         runner = self._runner_of(event)
         async with runner.out.transactions.begin() as work:
             work.publish(event)
+        await self._look()
 
     async def ask(self, request: Command[R] | Query[R]) -> R:
-        """Ask the owner and return its answer, or raise its `Rejected`."""
-        return await self._client.ask(request, timeout=QUIET_S)
+        """Ask the owner and return its answer, or raise its `Rejected`.
+
+        Raises:
+            TimedOut: No answer within 20 real seconds, however far the clock was moved meanwhile.
+        """
+        try:
+            async with asyncio.timeout(QUIET_S):
+                return await self._client.ask(request, timeout=PATIENCE_S)
+        except TimeoutError:
+            raise TimedOut(f"{type(request).__name__} was not answered within {QUIET_S:g} real seconds") from None
+        finally:
+            await self._look()
 
     async def quiet(self) -> None:
         """Return when no message moves and nothing is due.
@@ -113,48 +139,55 @@ class Harness:
             if moving and loop.time() > until:
                 raise NotQuiet(f"after {QUIET_S:g} s there still moves: {', '.join(moving)}")
             await asyncio.sleep(0.005)
+        await self._look()
 
     async def advance(self, *, days: float = 0, hours: float = 0, minutes: float = 0, seconds: float = 0) -> None:
         """Let time pass, and what it makes due happen."""
         await self.clock.advance(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
         await self.quiet()
 
-    async def published(self, event: type[E]) -> list[E]:
+    def published(self, event: type[E]) -> list[E]:
         """Every `event` that a committed transaction published, oldest first."""
-        found: list[E] = []
         adapter = TypeAdapter(event)
         ending = f".{event.wire.name}.v{event.wire.version}"
-        for runner in self._process.runners:
-            async with runner.out.database.transaction(read_only=True) as connection:
-                rows = await connection.execute(select(event_log.c.type, event_log.c.body).order_by(event_log.c.id))
-                found += [adapter.validate_json(row.body) for row in rows if row.type.endswith(ending)]
-        return found
+        return [adapter.validate_json(body) for type_, body in self._seen.events if type_.endswith(ending)]
 
-    async def dead_letters(self) -> Sequence[Pending]:
+    @property
+    def dead_letters(self) -> Sequence[Pending]:
         """Messages that ran out of attempts or cannot be read."""
-        found: list[Pending] = []
-        for runner in self._process.runners:
-            async with runner.out.database.transaction(read_only=True) as connection:
-                found += await dead_letters(connection)
-        return found
+        return self._seen.dead_letters
 
-    async def saga(self, function: Callable[..., object], key: str) -> SagaView:
+    def saga(self, function: Callable[..., object], key: str) -> SagaView:
         """The saga that `function` runs under the id `key`.
 
         Raises:
             LookupError: There is none.
         """
         for runner in self._process.runners:
-            names = [runner.service.identity(handler) for handler in runner.service.handlers if _original(handler) is function]
-            async with runner.out.database.transaction(read_only=True) as connection:
-                row = await store.find(connection, key)
-                if row is not None and row.name in names:
-                    return view_of(row, await store.steps(connection, key))
+            for handler in runner.service.handlers:
+                found = self._seen.sagas.get((runner.service.identity(handler), key))
+                if found is not None and _original(handler) is function:
+                    return found
         raise LookupError(f"no saga {key!r} of {getattr(function, '__qualname__', function)}")
 
     def fail(self, handler: Callable[..., object], error: Exception, *, times: int = 1) -> None:
         """Let the next `times` calls of `handler` raise `error`."""
         self._faults[handler] = _Fault(error, times)
+
+    async def _answered(self, _: httpx.Response) -> None:
+        await self._look()
+
+    async def _look(self) -> None:
+        """Read what the databases say now."""
+        seen = _Seen()
+        for runner in self._process.runners:
+            async with runner.out.database.transaction(read_only=True) as connection:
+                events = await connection.execute(select(event_log.c.type, event_log.c.body).order_by(text("rowid")))
+                seen.events += [(row.type, bytes(row.body)) for row in events]
+                seen.dead_letters += await dead_letters(connection)
+                for row in await connection.execute(select(store.saga)):
+                    seen.sagas[row.name, row.id] = view_of(row, await store.steps(connection, row.id))
+        self._seen = seen
 
     async def _until_discovered(self) -> None:
         """Let time pass until the gateway has heard what every service can do."""

@@ -26,6 +26,10 @@ OUTSIDE_WORLD = frozenset({
     "time", "urllib", "uvicorn",
 })
 BROKER_FILES = {"pika": "eventplat/broker/rabbitmq", "kombu": "eventplat/broker/embedded"}
+CHANCE_MADE_IN = frozenset({       # where a process begins; from there on ids and chance come in through the door
+    "eventplat/process.py", "eventplat/gateway/app.py", "eventplat/service/client.py", "eventplat/security/keys.py",
+    "eventplat/broker/rabbitmq.py", "services/demo/main.py", "services/demo/shop.py",
+})
 VAGUE = frozenset({"common", "helper", "helpers", "manager", "misc", "util", "utils"})
 
 
@@ -107,6 +111,18 @@ def waiting_by_the_clock(root: Path) -> list[str]:
     ]
 
 
+def chance_out_of_thin_air(root: Path) -> list[str]:
+    """Ids and chance come in through the door, so that a simulation replays exactly."""
+    drawn = {"uuid.uuid1", "uuid.uuid4", "random.SystemRandom", "random.random", "secrets.token_hex"}
+    return [
+        f"{path}:{line} imports {name}"
+        for path, tree in modules(root)
+        if path not in CHANCE_MADE_IN
+        for line, name in imports(tree)
+        if name in drawn or name in {"uuid", "secrets"}
+    ]
+
+
 def pickles(root: Path) -> list[str]:
     """What comes from a queue is data; unpickling it would run it."""
     return [
@@ -131,6 +147,8 @@ PLANTED: list[tuple[Rule, str, str]] = [
     (vague_names, "eventplat/broker/queue_helpers.py", "x = 1\n"),
     (waiting_by_the_clock, "services/stock/service.py", "import time\ntime.sleep(1)\n"),
     (waiting_by_the_clock, "services/stock/service.py", "from time import sleep\n"),
+    (chance_out_of_thin_air, "eventplat/routing/request_reply.py", "from uuid import uuid4\n"),
+    (chance_out_of_thin_air, "eventplat/discovery/announcer.py", "from random import SystemRandom\n"),
     (pickles, "eventplat/messages/codec.py", "import pickle\n"),
 ]
 RULES = list(dict.fromkeys(rule for rule, _, _ in PLANTED))

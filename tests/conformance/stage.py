@@ -26,6 +26,7 @@ from eventplat.messages.codec import Properties, to_envelope, to_properties
 from eventplat.messages.envelope import Envelope
 from eventplat.messages.ids import new_id
 from eventplat.messages.message import Message
+from eventplat.security.grant import GrantVerifier
 from eventplat.service.runner import Runner
 from eventplat.service.service import Service
 from eventplat.settings import Settings, load
@@ -68,10 +69,10 @@ class Stage:
             await self.stop(runner)
         await self.transport.close()
 
-    async def run(self, service: Service[Any], beside: Sequence[Service[Any]] = ()) -> Runner:
+    async def run(self, service: Service[Any], beside: Sequence[Service[Any]] = (), verifier: GrantVerifier | None = None) -> Runner:
         """Start one instance of `service`."""
         transport = await self._open()
-        runner = Runner(service, self.settings, transport, None, clock=self.clock, chance=self.chance, beside=beside)
+        runner = Runner(service, self.settings, transport, verifier, clock=self.clock, chance=self.chance, beside=beside)
         self._runners[runner] = transport
         await runner.start()
         if not self._hears:  # the first runner has declared the exchange

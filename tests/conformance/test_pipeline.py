@@ -348,6 +348,24 @@ def test_a_rejection_in_a_later_attempt_is_answered_and_leaves_nothing_pending(s
     run(stage, shop, test)
 
 
+def test_another_body_under_an_id_that_waits_for_its_retry_is_refused_and_the_first_stands(stage: Stage) -> None:
+    shop = Shop(Retry(first=300))
+
+    async def test(runner: Runner) -> None:
+        async def fail(_: Add, __: Context) -> None:
+            raise RuntimeError("once")
+
+        shop.before, id_ = fail, stage.new_id()
+        first = Add(account="a")
+        await stage.send((first, stage.envelope(first, id_=id_)))
+        await until(lambda: waiting(stage, runner), "its retry")
+        answer = await stage.ask(Add(account="a", n=2), id_=id_)
+        assert (answer.type, json.loads(answer.body)["reason"]) == (REJECTED, "other_body")
+        assert [row.body for row in await waiting(stage, runner)] == [first.to_bytes()]
+
+    run(stage, shop, test)
+
+
 def test_a_handler_over_its_time_is_stopped_rolled_back_and_counted(stage: Stage) -> None:
     shop = Shop(Retry(attempts=2, first=0.02), timeout=0.05)
 

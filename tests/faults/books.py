@@ -5,8 +5,9 @@ No code of eventplat or of the services is used here, so that a mistake there ca
 
 from __future__ import annotations
 
+import re
 import sqlite3
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +15,13 @@ from typing import Any, Literal
 from tests.servers import PostgresServer
 
 Fetch = Callable[[str, str], list[Any]]
+
+SERVICES = ("orders", "stock", "payments", "shipments", "notifications")
+LETTERS = {                       # by what became of the order; what notifications writes of it
+    "completed": r"Thank you for order (\S+) over [0-9.]+ GBP\.",
+    "refused": r"We could not take order (\S+): .+\.",
+    "refunded": r"[0-9.]+ GBP of order (\S+) are back on your account\.",
+}
 
 
 def of_files(folder: Path) -> Fetch:
@@ -50,6 +58,7 @@ def audit(fetch: Fetch, told: Mapping[str, bool]) -> list[str]:
         *_orders(fetch, told),
         *_stock(fetch),
         *_money(fetch),
+        *_letters(fetch),
         *_settled(fetch),
     ]
 
@@ -68,9 +77,9 @@ def everything(fetch: Fetch, services: Sequence[str], kind: Literal["embedded", 
     }
 
 
-def at_rest(fetch: Fetch, services: Sequence[str]) -> bool:
-    """Whether nothing is left to send, to retry or to end."""
-    return not _leftovers(fetch, services)
+def at_rest(fetch: Fetch) -> bool:
+    """Whether nothing is left to send, to retry or to end, and every letter that is due is written: events too have arrived."""
+    return not _leftovers(fetch, SERVICES) and not _due(fetch) - _written(fetch)
 
 
 def _orders(fetch: Fetch, told: Mapping[str, bool]) -> list[str]:
@@ -118,15 +127,42 @@ def _money(fetch: Fetch) -> list[str]:
     return [*_said("orders paid something else than they cost", wrong), *_said("accounts disagree with their entries", odd)]
 
 
+def _letters(fetch: Fetch) -> list[str]:
+    due, written = _due(fetch), _written(fetch)
+    return [*_said("orders have no letter", _named(due - written)), *_said("letters are one too many", _named(written - due))]
+
+
+def _due(fetch: Fetch) -> Counter[tuple[str, str]]:
+    """One letter for each order that was completed or refused, and for each refund: what, and the order's id."""
+    ended = fetch("orders", "SELECT status, order_id FROM placed_order WHERE status IN ('completed', 'refused')")
+    refunds = fetch("orders", "SELECT 'refunded', order_id FROM refund WHERE status = 'completed'")
+    return Counter((str(what), str(order_id)) for what, order_id in [*ended, *refunds])
+
+
+def _written(fetch: Fetch) -> Counter[tuple[str, str]]:
+    return Counter(_of(str(written)) for (written,) in fetch("notifications", "SELECT written FROM letter"))
+
+
+def _of(written: str) -> tuple[str, str]:
+    for what, pattern in LETTERS.items():
+        if found := re.fullmatch(pattern, written):
+            return what, found[1]
+    return "unknown", written
+
+
+def _named(letters: Counter[tuple[str, str]]) -> list[str]:
+    return sorted(f"{what} {order_id}" for what, order_id in letters.elements())
+
+
 def _settled(fetch: Fetch) -> list[str]:
     found = []
     twice = fetch("orders", "SELECT order_id FROM order_step WHERE what = 'completed' GROUP BY order_id HAVING COUNT(*) > 1")
     found += _said("orders were completed twice", [row[0] for row in twice])
     shipped = fetch("shipments", "SELECT order_id FROM shipment GROUP BY order_id HAVING COUNT(*) > 1")
     found += _said("orders were shipped twice", [row[0] for row in shipped])
-    dead = [row[0] for service in ("orders", "stock", "payments", "shipments")
+    dead = [row[0] for service in SERVICES
             for row in fetch(service, "SELECT handler FROM eventplat_pending WHERE state = 'dead'")]  # fmt: skip
-    return [*found, *_said("messages are dead", dead), *_leftovers(fetch, ("orders", "stock", "payments", "shipments"))]
+    return [*found, *_said("messages are dead", dead), *_leftovers(fetch, SERVICES)]
 
 
 def _leftovers(fetch: Fetch, services: Sequence[str]) -> list[str]:

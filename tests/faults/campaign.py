@@ -22,6 +22,8 @@ from tests.faults.stack import SERVICES, Kind, Stack
 from tests.servers import PostgresServer, RabbitServer
 
 RETRY = "consumer.mid_handler=raise@9"   # makes an attempt fail, so that what follows a failed attempt is reached
+TERM_S = 9.0                             # longer than a process's term of 6 s: what it owned goes to others
+STEP_S = 34.0                            # longer than a step's timeout of 30 s: its timer fires
 
 CONSUMER = ("consumer.received", "consumer.after_claim", "consumer.mid_handler", "consumer.before_commit", "consumer.after_commit",
             "consumer.after_ack")  # fmt: skip
@@ -31,6 +33,7 @@ SAGA = ("saga.before_commit", "saga.after_commit")
 REPLY = ("reply.before_publish", "reply.after_publish")
 GATEWAY = ("gateway.before_publish", "gateway.after_publish", "gateway.before_response")
 EMBEDDED = ("embedded.before_journal", "embedded.after_journal")
+ADOPTED = ("dispatch.before_publish=kill@20", "relay.claimed=kill")   # dies with rows to send, and again when it finds them
 
 
 def faults(kind: Kind) -> Iterator[Fault]:
@@ -41,19 +44,22 @@ def faults(kind: Kind) -> Iterator[Fault]:
             yield Fault("embedded", (f"{point}=kill@150",))
         yield Fault("embedded", ("saga.before_undo=kill@3",))
         yield from (Fault("embedded", (f"{RETRY};{point}=kill",)) for point in PENDING)
-        yield Fault("embedded", ("dispatch.before_publish=kill@20", "relay.claimed=kill"))
+        yield Fault("embedded", ADOPTED)
+        yield Fault("embedded", ("saga.timer_claimed=kill",), pauses="embedded", pause_s=STEP_S)
         return
     yield from (Fault(name) for name in ("gateway", *SERVICES))
     yield Fault("rabbitmq")
     yield Fault("postgres")
-    yield from (Fault("stock", (f"{point}=kill@40",)) for point in CONSUMER)
-    yield from (Fault("payments", (f"{point}=kill@40",)) for point in CONSUMER)
+    yield from (Fault(name, (f"{point}=kill@40",)) for name in SERVICES for point in CONSUMER)
     yield from (Fault("orders", (f"{point}=kill@40",)) for point in (*SAGA, *REPLY, *DISPATCH))
-    yield from (Fault("stock", (f"{point}=kill@20",)) for point in DISPATCH)
+    # these two answer the gateway only while the shop opens; shipments and notifications never do
+    yield from (Fault(name, (f"{point}=kill@3",), opening=True) for name in ("stock", "payments") for point in REPLY)
     yield Fault("stock", ("saga.before_undo=kill@3",))
-    yield from (Fault("stock", (f"{RETRY};{point}=kill",)) for point in PENDING)
+    yield from (Fault(name, (f"{RETRY};{point}=kill",)) for name in ("stock", "notifications") for point in PENDING)
     yield from (Fault("gateway", (f"{point}=kill@60",)) for point in GATEWAY)
-    yield Fault("stock", ("dispatch.before_publish=kill@20", "relay.claimed=kill"))
+    yield from (Fault(name, ADOPTED) for name in ("orders", "stock", "payments", "shipments"))  # notifications sends nothing
+    yield Fault("orders", ("saga.timer_claimed=kill",), pauses="payments", pause_s=STEP_S)
+    yield Fault("orders", pauses="orders", pause_s=TERM_S, twin=True)
 
 
 async def campaign(kinds: list[Kind], orders: int, only: str) -> list[Report]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from random import Random
 
@@ -22,6 +22,7 @@ from tests.faults.books import Fetch, at_rest, audit
 from tests.faults.stack import Stack
 
 SETTLE_S = 60.0
+AWAY = "was away for longer than its term"    # what a process says that finds its rows given to others
 AT_ONCE = 16
 
 
@@ -32,13 +33,29 @@ class Fault:
     Attributes:
         victim: A process of the stack, or "rabbitmq" or "postgres".
         arms: Failpoints for its next starts; empty: it is killed from outside, at a random moment.
+        opening: Armed before the shop opens, for what happens only then: items and accounts are asked for by the gateway.
+        pauses: This process is stopped (SIGSTOP) for `pause_s` at a random moment instead, and then goes on as if nothing had been.
+        twin: A second instance of it runs meanwhile, which takes over what it owned.
     """
 
     victim: str
     arms: tuple[str, ...] = ()
+    opening: bool = False
+    pauses: str = ""
+    pause_s: float = 0.0
+    twin: bool = False
 
     def __str__(self) -> str:
-        return f"{self.victim} at {' then '.join(self.arms)}" if self.arms else f"{self.victim} at a random moment"
+        paused = f", {self.pauses} paused for {self.pause_s:g} s" if self.pauses else ""
+        twin = ", beside a twin" if self.twin else ""
+        if self.arms:
+            return f"{self.victim} at {' then '.join(self.arms)}{' while opening' if self.opening else ''}{paused}{twin}"
+        return f"{self.victim}{paused or ' at a random moment'}{twin}"
+
+    @property
+    def kills(self) -> int:
+        """How often the victim must have died."""
+        return len(self.points) if self.arms else int(not self.pauses)
 
     @property
     def points(self) -> list[str]:
@@ -82,28 +99,36 @@ async def run(
     limits = httpx.Limits(max_connections=AT_ONCE * 2)
     async with httpx.AsyncClient(base_url=stack.url, timeout=30, limits=limits) as http:
         shop = Shop(http)
-        await day.open_shop(shop, plan, at_once=AT_ONCE)
+        if not fault.opening:
+            await day.open_shop(shop, plan, at_once=AT_ONCE)
+        logged = {name: len(stack.log(name)) for name in stack.names}
         if fault.arms:
             await stack.arm(fault.victim, *fault.arms)
+        if fault.twin:
+            await stack.double(fault.pauses)
         deaths, answered = len(stack.deaths), 0
 
         def count() -> None:
             nonlocal answered
             answered += 1
 
+        watcher = asyncio.create_task(_watch(stack, deaths, lambda: answered, report.told_before))
+        if fault.opening:
+            await day.open_shop(shop, plan, at_once=AT_ONCE)
         trading = asyncio.create_task(day.trade(shop, plan, at_once=AT_ONCE, on_order=count))
         striker = asyncio.create_task(_strike(stack, fault, strike, lambda: answered, orders * chance.uniform(0.2, 0.6)))
-        watcher = asyncio.create_task(_watch(stack, deaths, lambda: answered, report.told_before))
         told = await trading
         await striker
         watcher.cancel()
         await asyncio.gather(watcher, return_exceptions=True)
-        if strike is not None:
+        if strike is not None or fault.pauses:
             report.told_before.append(striker.result())
         report.repeats, report.seconds = shop.repeats, time.monotonic() - began
         report.completed, report.refused = told.counts()["completed"], told.counts()["refused"]
-        _prove(stack, fault, deaths, report)
+        _prove(stack, fault, deaths, report, {name: stack.log(name)[length:] for name, length in logged.items()})
         await wait_until_at_rest(fetch)
+        if fault.twin:
+            await stack.halve(fault.pauses)
         await stack.ready()
         final = {id_: answer.is_accepted for id_, answer in told.orders.items()}
         report.wrong += audit(fetch, final) + [f"a server error: {error}" for error in shop.server_errors[:3]]
@@ -113,11 +138,14 @@ async def run(
 async def _strike(
     stack: Stack, fault: Fault, strike: Callable[[], Awaitable[None]] | None, answered: Callable[[], int], after: float
 ) -> int:
-    if fault.arms:
+    if fault.arms and not fault.pauses:
         return 0
     while answered() < after:
         await asyncio.sleep(0.02)
     at = answered()
+    if fault.pauses:
+        await stack.pause_for(fault.pauses, fault.pause_s)
+        return at
     if strike is not None:
         await strike()
     else:
@@ -133,14 +161,16 @@ async def _watch(stack: Stack, deaths: int, answered: Callable[[], int], struck:
         await asyncio.sleep(0.02)
 
 
-def _prove(stack: Stack, fault: Fault, deaths: int, report: Report) -> None:
+def _prove(stack: Stack, fault: Fault, deaths: int, report: Report, logs: Mapping[str, str]) -> None:
     """That the fault happened, and to work in flight."""
     new = stack.deaths[deaths:]
     if fault.victim in stack.names:
         killed = [death for death in new if death.name == fault.victim and death.code == -9]
-        if len(killed) < max(len(fault.points), 1):
+        if len(killed) < fault.kills:
             report.wrong.append(f"the fault did not happen: {len(killed)} kills, deaths {new}")
-    log = stack.log(fault.victim) if fault.victim in stack.names else ""
+    if fault.pauses and not (fault.arms and fault.pauses == fault.victim) and AWAY not in logs[fault.pauses]:
+        report.wrong.append(f"the pause did not outlast the term of {fault.pauses}")
+    log = logs.get(fault.victim, "")
     report.wrong += [f"failpoint {point} did not fire" for point in fault.points if f"failpoint {point} kill" not in log]
     unplanned = [death for death in new if death.name != fault.victim]
     report.wrong += [f"{death.name} died too, with {death.code}" for death in unplanned]
@@ -153,5 +183,5 @@ def _prove(stack: Stack, fault: Fault, deaths: int, report: Report) -> None:
 async def wait_until_at_rest(fetch: Fetch) -> None:
     """Wait until nothing is left to do; what is left after a minute is the audit's to name."""
     until = time.monotonic() + SETTLE_S
-    while time.monotonic() < until and not at_rest(fetch, ("orders", "stock", "payments", "shipments")):
+    while time.monotonic() < until and not at_rest(fetch):
         await asyncio.sleep(0.25)

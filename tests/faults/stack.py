@@ -23,6 +23,7 @@ from tests.servers import free_ports
 
 SERVICES = ("orders", "stock", "payments", "shipments", "notifications")
 RESTART_S = 2.0
+TWIN = "-twin"
 READY_S = 60.0
 ROOT = Path(__file__).parents[2]
 
@@ -99,12 +100,25 @@ class Stack:
         """SIGKILL; the supervisor brings it back."""
         self._processes[name].send_signal(signal.SIGKILL)
 
-    def pause(self, name: str) -> None:
-        """SIGSTOP: alive, and silent."""
-        self._processes[name].send_signal(signal.SIGSTOP)
+    async def pause_for(self, name: str, seconds: float) -> None:
+        """SIGSTOP: alive, and silent; then it goes on."""
+        process = self._processes[name]
+        process.send_signal(signal.SIGSTOP)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            process.send_signal(signal.SIGCONT)
 
-    def resume(self, name: str) -> None:
-        self._processes[name].send_signal(signal.SIGCONT)
+    async def double(self, name: str) -> None:
+        """A second instance of a service, until `halve`."""
+        await self._start(f"{name}{TWIN}")
+        await self.ready(twice=name)
+
+    async def halve(self, name: str) -> None:
+        self._keepers.pop(f"{name}{TWIN}").cancel()
+        process = self._processes.pop(f"{name}{TWIN}")
+        process.terminate()
+        await process.wait()
 
     async def arm(self, name: str, *arms: str) -> None:
         """Restart `name` armed with the first failpoints, and its next restarts with the others; after them unarmed."""
@@ -123,18 +137,18 @@ class Stack:
         path = self._log(name)
         return path.read_text(errors="replace") if path.exists() else ""
 
-    async def ready(self) -> None:
-        """Return once the gateway has heard every service."""
+    async def ready(self, *, twice: str = "") -> None:
+        """Return once the gateway has heard every service, and two instances of `twice`."""
         wanted = {"/orders", "/items", "/accounts", "/shipments/{order_id}"}
         until = time.monotonic() + READY_S
         async with httpx.AsyncClient(base_url=self.url, timeout=5) as http:
             while time.monotonic() < until:
-                if await self._is_ready(http, wanted):
+                if await self._is_ready(http, wanted, twice):
                     return
                 await asyncio.sleep(0.1)
         raise TimeoutError(f"the shop is not ready after {READY_S:g} s:\n" + "\n".join(self.log(name)[-2_000:] for name in self.names))
 
-    async def _is_ready(self, http: httpx.AsyncClient, wanted: set[str]) -> bool:
+    async def _is_ready(self, http: httpx.AsyncClient, wanted: set[str], twice: str) -> bool:
         try:
             health, paths = await http.get("/health/ready"), await http.get("/openapi.json")
         except httpx.TransportError:
@@ -142,7 +156,7 @@ class Stack:
         if not (health.is_success and paths.is_success and wanted <= paths.json()["paths"].keys()):
             return False
         instances = health.json()["instances"]
-        return all(instances.get(name) for name in SERVICES)
+        return all(instances.get(name, 0) >= 1 + (name == twice) for name in SERVICES)
 
     async def _start(self, name: str) -> None:
         arm = self._arms[name].pop(0) if self._arms[name] else ""
@@ -171,7 +185,7 @@ class Stack:
     def _command(self, name: str) -> Sequence[str]:
         if name == "embedded":
             return ("dev",)
-        return ("gateway",) if name == "gateway" else ("run", f"services.{name}")
+        return ("gateway",) if name == "gateway" else ("run", f"services.{name.removesuffix(TWIN)}")
 
     def _log(self, name: str) -> Path:
         return self.folder / f"{name}.log"

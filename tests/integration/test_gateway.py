@@ -6,6 +6,7 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from eventplat.gateway.forward import KEY_CHARS_MAX
 from eventplat.messages.message import Command, Event, Key, Query
 from eventplat.process import Process
 from eventplat.retry import Retry
+from eventplat.sagas.saga import Saga
 from eventplat.service.context import Context
 from eventplat.service.service import Service
 from eventplat.settings import Settings, load
@@ -49,11 +51,21 @@ class Ship(Command[None]):
     parcel: str
 
 
+class Deliver(Command[Placed]):
+    order_id: Key[str]
+    quantity: int = 1
+
+
+class Fetch(Command[None], name="depot.fetch"):
+    order_id: Key[str]
+
+
 class Shop:
     """What the service's handlers share with a test."""
 
     def __init__(self) -> None:
         self.runs: list[str] = []
+        self.fetching: set[str] = set()
         self.gate = asyncio.Event()
         self.gate.set()
 
@@ -69,6 +81,11 @@ def shop_of(state: Shop) -> Service[Any]:
             raise Rejected("too_many", limit=100)
         return Placed(order_id=command.order_id, number=len(state.runs))
 
+    @shop.saga(Deliver, http=Route("POST /deliveries", status=201, wait=20))
+    async def deliver(command: Deliver, saga: Saga) -> Placed:
+        await saga.call(Fetch(order_id=command.order_id))
+        return Placed(order_id=command.order_id, number=command.quantity)
+
     @shop.handles(Fail, http="POST /failures", retry=Retry(attempts=1))
     async def fail(command: Fail, ctx: Context) -> None:
         raise ValueError("broken inside")
@@ -80,6 +97,18 @@ def shop_of(state: Shop) -> Service[Any]:
         return Placed(order_id=query.order_id, number=state.runs.count(query.order_id))
 
     return shop
+
+
+def depot_of(state: Shop) -> Service[Any]:
+    depot = Service("depot")
+
+    @depot.handles(Fetch, retry=Retry(attempts=1_000, first=0.1, longest=0.1))
+    async def fetch(command: Fetch, ctx: Context) -> None:
+        state.fetching.add(command.order_id)
+        if not state.gate.is_set():
+            raise RuntimeError("not yet")  # SQLite has one writer: a handler that waits would keep the others from beginning
+
+    return depot
 
 
 def parcels() -> Service[Any]:
@@ -106,11 +135,12 @@ class Stand:
 async def standing(kind: str, folder: Path) -> AsyncIterator[Stand]:
     broker = {"profile": "dev", "broker_url": rabbitmq_url(), "prefix": f"t{uuid.uuid4().hex[:8]}"} if kind == "rabbitmq" else {}
     settings, shop = load(data_dir=folder, gateway_port=0, **broker), Shop()
-    process = Process([shop_of(shop)], settings=settings)
+    process = Process([shop_of(shop), depot_of(shop)], settings=settings)
     await process.start()
     try:
         async with httpx.AsyncClient(base_url=process.url, timeout=PATIENCE_S) as http:
-            await until(lambda: has_instance(http, "shop"))
+            for service in ("shop", "depot"):
+                await until(partial(has_instance, http, service))
             yield Stand(settings, http, shop)
     finally:
         shop.gate.set()
@@ -167,6 +197,37 @@ async def test_the_same_key_with_another_body_is_422_and_changes_nothing(stand: 
 
     assert (other.status_code, other.json()["reason"]) == (422, "other_body")
     assert stand.shop.runs == ["o-1"]
+
+
+@on_both
+async def test_while_the_first_waits_for_its_saga_each_under_its_key_is_told_its_own(stand: Stand) -> None:
+    """Six keys side by side: 409 for the copies, 422 for other bodies, and the outcome for those who came first."""
+    keys = [f"o-{n}" for n in range(6)]
+    stand.shop.gate.clear()
+
+    async def deliver(key: str, quantity: int = 1) -> httpx.Response:
+        return await stand.http.post("/deliveries", json={"order_id": key, "quantity": quantity}, headers={"Idempotency-Key": key})
+
+    firsts = [asyncio.create_task(deliver(key)) for key in keys]
+
+    async def have_begun() -> bool:
+        return stand.shop.fetching == set(keys)
+
+    await until(have_begun)
+    told = await asyncio.gather(*(deliver(key, quantity) for key in keys for quantity in (1, 2, 1, 2)))
+    copies, others = told[::2], told[1::2]
+    still_waiting = [not first.done() for first in firsts]
+    stand.shop.gate.set()
+    answers = await asyncio.gather(*firsts)
+
+    assert [response.json().get("code") for response in copies] == ["EP805"] * 12
+    assert [(response.status_code, response.json().get("reason")) for response in others] == [(422, "other_body")] * 12
+    assert all(still_waiting)
+    assert [(answer.status_code, answer.json()) for answer in answers] == [(201, {"order_id": key, "number": 1}) for key in keys]
+    for key, answer in zip(keys, answers, strict=True):
+        assert (await deliver(key)).content == answer.content
+        outcome = (await stand.http.get(f"/operations/{answer.headers['operation-id']}")).json()
+        assert outcome == {"status": "done", "result": answer.json()}
 
 
 @on_both

@@ -19,7 +19,7 @@ from eventplat.errors import SettingsError
 from eventplat.gateway import server as serving
 from eventplat.gateway.server import HEAD_BYTES_MAX, SLICE_BYTES, HttpServer
 from eventplat.messages.envelope import Envelope
-from tests.unit.gateway.house import House, done
+from tests.unit.gateway.house import House, done, is_problem
 
 BODY = b'{"order_id": "o-1", "quantity": 3}'
 POST = b"POST /orders HTTP/1.1\r\nHost: g\r\nContent-Type: application/json\r\n"
@@ -77,6 +77,28 @@ async def answers(server: HttpServer) -> bool:
     """The canary: whether an honest client is served."""
     async with httpx.AsyncClient(base_url=server.url) as client:
         return (await client.post("/orders", content=BODY, headers={"Content-Type": "application/json"}, timeout=3)).status_code == 201
+
+
+def test_who_comes_when_the_gateway_is_full_is_told_so_as_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "CONCURRENT_MAX", 1)
+
+    async def run() -> None:
+        async with served(tmp_path) as (_, server):
+            reader, writer = await connect(server)
+            writer.write(POST)  # a head that is not whole yet holds its place
+            await writer.drain()
+            async with httpx.AsyncClient(base_url=server.url) as client:
+                refused = await client.post("/orders", content=BODY, headers={"Content-Type": "application/json"})
+            problem = is_problem(refused, 503, "EP815")
+            assert (refused.headers["retry-after"], refused.headers["connection"]) == ("1", "close")
+            assert problem["next"]
+            writer.close()
+            await writer.wait_closed()
+            while not await answers(server):
+                await asyncio.sleep(0.01)
+            assert await reader.read() == b""
+
+    asyncio.run(run())
 
 
 def test_an_honest_request_is_answered_without_saying_what_serves(tmp_path: Path) -> None:

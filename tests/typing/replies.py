@@ -98,7 +98,7 @@ async def outside() -> None:
             assert_type(tx.send(Release(order_id="1")), str)
     async with Harness(stock, plain) as harness:
         assert_type(await harness.ask(Reserve(order_id="1", quantity=1)), Reservation)
-        assert_type(await harness.published(Placed), list[Placed])
+        assert_type(harness.published(Placed), list[Placed])
 
 
 async def as_in_a_unit_test(ctx: Context[State]) -> None:

@@ -75,7 +75,7 @@ class Fanout:
         return announcer
 
     async def registry(self, view_path: Path | None = None, listener: Callable[[], None] | None = None) -> Registry:
-        registry = Registry(await self.link(), NAMES, self.clock, term_s=TERM_S, view_path=view_path)
+        registry = Registry(await self.link(), NAMES, self.clock, random.Random(len(self._parts)), term_s=TERM_S, view_path=view_path)
         if listener is not None:
             registry.on_change(listener)
         self._parts.append(registry)

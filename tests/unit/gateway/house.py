@@ -150,7 +150,7 @@ class House:
         """A new instance of a service."""
         announcer = Announcer(
             self.far, NAMES, said, new_id(self.clock.time_us(), SystemRandom()), self.clock, 2.0,
-            state=lambda: "ready", in_flight=lambda: 0,
+            state=lambda: "ready", in_flight=lambda: 0, chance=SystemRandom(),
         )  # fmt: skip
         await announcer.start()
         self._stack.push_async_callback(announcer.stop)
@@ -181,7 +181,8 @@ class House:
         return await self.http.post("/orders", json={"order_id": "o-1", "quantity": 3} if body is None else body, headers=sent)
 
     async def reply(self, to: Envelope, type_: str, body: bytes) -> None:
-        reply = Envelope(id=new_id(self.clock.time_us(), SystemRandom()), type=type_, body=body, correlation_id=to.id, causation=to.id)
+        own = new_id(self.clock.time_us(), SystemRandom())
+        reply = Envelope(id=own, type=type_, body=body, correlation_id=to.correlation_id, causation=to.id)
         assert to.reply_to is not None
         await self.far.publish([Outgoing(NAMES.exchange(REPLIES), to.reply_to, to_properties(reply), body, persistent=False)])
 

@@ -9,12 +9,19 @@ from typing import Any, Literal
 import httpx
 import pytest
 from fastapi import HTTPException, Request
+from pydantic import SecretStr
 
 from eventplat.discovery.instance import AnnouncedHandler, AnnouncedRoute, Manifest
 from eventplat.errors import SettingsError
 from eventplat.gateway.app import create_app
 from eventplat.settings import load
 from tests.unit.gateway.house import House, is_problem, on_loop, on_loop_with
+
+
+def test_the_gateway_names_its_broker_user_as_the_broker_knows_it(tmp_path: Path) -> None:
+    app = create_app(load(data_dir=tmp_path, profile="dev", broker_url=SecretStr("amqp://gate%40shop:p%2Fw@localhost:5672/")))
+
+    assert app.state.forwarder.user_id == "gate@shop"
 
 
 def announced(service: str, path: str) -> Manifest:

@@ -592,6 +592,18 @@ async def test_a_bug_is_500_and_tells_nothing(house: House, caplog: pytest.LogCa
     assert "NoneType" in caplog.text
 
 
+@on_loop
+async def test_after_publish_stands_where_the_command_is_confirmed_and_no_answer_is_there(house: House) -> None:
+    house.answer = silent
+    failpoints.arm("gateway.after_publish=raise")
+    try:
+        is_problem(await house.place(), 500, "EP999")
+    finally:
+        failpoints.arm("")
+
+    assert len(house.received) == 1
+
+
 @pytest.mark.parametrize("point", ["gateway.before_publish", "gateway.after_publish", "gateway.before_response"])
 @on_loop
 async def test_the_failpoints_stand_where_they_say(house: House, point: str) -> None:

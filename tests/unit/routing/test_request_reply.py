@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Awaitable, Callable
+from random import Random
 
 import pytest
 
@@ -14,7 +15,7 @@ from eventplat.broker.topology import COMMANDS, REPLIES, Binding, Names, Queue, 
 from eventplat.broker.transport import Delivery, Nacked, Outcome, Outgoing
 from eventplat.errors import BrokerUnavailable, TimedOut, Unroutable
 from eventplat.messages.codec import Properties, to_properties
-from eventplat.messages.envelope import DONE, Envelope
+from eventplat.messages.envelope import DONE, REJECTED, RUNNING, Envelope
 from eventplat.messages.ids import derived_id
 from eventplat.routing.request_reply import Requester
 from eventplat.testing.virtual_clock import VirtualClock
@@ -22,6 +23,7 @@ from eventplat.testing.virtual_clock import VirtualClock
 NAMES = Names("t")
 QUEUE = Queue("t.shop", bindings=(Binding(NAMES.exchange(COMMANDS), "shop.#"),))
 ID = derived_id(0, "request")
+FIRST, AGAIN, OTHER = (derived_id(0, name) for name in ("first", "again", "other"))
 
 
 class House:
@@ -32,7 +34,7 @@ class House:
         broker = EmbeddedBroker(None, clock=self.clock)
         self.near = EmbeddedTransport(broker, clock=self.clock, name="near")
         self.far = EmbeddedTransport(broker, clock=self.clock, name="far")
-        self.requester = Requester(self.near, NAMES, self.clock)
+        self.requester = Requester(self.near, NAMES, self.clock, Random(1))
         self.asked: list[Delivery] = []
 
     async def open(self) -> None:
@@ -51,15 +53,18 @@ class House:
         delivery.ack()
         self.asked.append(delivery)
 
-    def question(self, routing_key: str = "shop.-.sell.v1.-", id_: str = ID) -> Outgoing:
-        envelope = Envelope(id=id_, type="shop.sell.v1", body=b"{}", correlation_id=id_, reply_to=self.requester.reply_to)
-        return Outgoing(NAMES.exchange(COMMANDS), routing_key, to_properties(envelope), b"{}")
+    def question(self, routing_key: str = "shop.-.sell.v1.-", id_: str = ID, by: str | None = None, body: bytes = b"{}") -> Outgoing:
+        envelope = Envelope(id=id_, type="shop.sell.v1", body=body, correlation_id=by or id_, reply_to=self.requester.reply_to)
+        return Outgoing(NAMES.exchange(COMMANDS), routing_key, to_properties(envelope), body)
 
-    def ask(self, timeout_s: float = 5.0, id_: str = ID) -> asyncio.Task[Envelope]:
-        return asyncio.create_task(self.requester.ask(self.question(id_=id_), request_id=id_, timeout_s=timeout_s))
+    def ask(self, timeout_s: float = 5.0, id_: str = ID, by: str | None = None, body: bytes = b"{}") -> asyncio.Task[Envelope]:
+        question = self.question(id_=id_, by=by, body=body)
+        return asyncio.create_task(self.requester.ask(question, request_id=id_, timeout_s=timeout_s))
 
-    async def answer(self, body: bytes = b"1", *, causation: str | None = ID, to: str | None = None) -> None:
-        answer = Envelope(id=derived_id(0, "answer"), type=DONE, body=body, correlation_id=ID, causation=causation)
+    async def answer(
+        self, body: bytes = b"1", *, causation: str | None = ID, to: str | None = None, by: str = ID, type_: str = DONE
+    ) -> None:
+        answer = Envelope(id=derived_id(0, "answer"), type=type_, body=body, correlation_id=by, causation=causation)
         exchange = NAMES.exchange(REPLIES)
         await self.far.publish([Outgoing(exchange, to or self.requester.reply_to, to_properties(answer), body, persistent=False)])
 
@@ -119,6 +124,46 @@ async def test_everybody_who_waits_for_one_request_gets_its_answer(house: House)
 
     assert [answer.body for answer in await asyncio.gather(*asking)] == [b"1", b"1"]
     assert house.requester.late == 0
+
+
+@on_loop
+async def test_running_is_said_to_who_asked_again_and_the_first_waits_on(house: House) -> None:
+    first, again = house.ask(by=FIRST), house.ask(by=AGAIN)
+    await house.turn()
+
+    await house.answer(by=AGAIN, type_=RUNNING)
+
+    assert (await again).type == RUNNING
+    assert not first.done()
+    await house.answer(by=FIRST)
+    assert (await first).type == DONE
+
+
+@on_loop
+async def test_another_body_is_refused_to_those_who_sent_it(house: House) -> None:
+    first, others = house.ask(by=FIRST), [house.ask(by=OTHER, body=b"[]"), house.ask(by=AGAIN, body=b"[]")]
+    await house.turn()
+
+    await house.answer(by=OTHER, type_=REJECTED)
+
+    assert [answer.type for answer in await asyncio.gather(*others)] == [REJECTED, REJECTED]
+    assert not first.done()
+    await house.answer(by=FIRST)
+    assert (await first).type == DONE
+
+
+@on_loop
+async def test_an_outcome_that_comes_to_the_first_reaches_who_waits_since_it_gave_up(house: House) -> None:
+    with pytest.raises(TimedOut):
+        await house.ask(by=FIRST, timeout_s=0)
+    again, other = house.ask(by=AGAIN), house.ask(by=OTHER, body=b"[]")
+    await house.turn()
+
+    await house.answer(by=FIRST)
+
+    assert (await again).type == DONE
+    assert not other.done()
+    other.cancel()
 
 
 @on_loop

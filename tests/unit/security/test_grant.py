@@ -52,6 +52,14 @@ def test_a_callers_token_under_the_same_key_is_no_grant(missing: str) -> None:
         verifier().verify(jwt.encode(claims, PRIVATE, "EdDSA"))
 
 
+def test_a_grant_is_good_for_the_operation_that_it_names_and_for_what_comes_of_it() -> None:
+    known, said = verifier(), GrantSigner(PRIVATE).sign(ANN, ID, 1)
+
+    assert known.verify(said, operation=ID) == known.verify(said) == ANN
+    with pytest.raises(BadToken, match="another operation"):
+        known.verify(said, operation=ID.replace("0", "1"))
+
+
 def test_a_changed_grant_is_refused_also_after_the_true_one_was_verified() -> None:
     known, true = verifier(), GrantSigner(PRIVATE).sign(ANN, ID, 1)
     known.verify(true)

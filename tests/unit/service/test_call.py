@@ -25,8 +25,12 @@ from eventplat.messages.envelope import DONE, FAILED, REJECTED
 from eventplat.messages.message import Command, Event, Key, Message
 from eventplat.observability.logs import configure
 from eventplat.retry import Retry
+from eventplat.security.grant import GrantSigner, GrantVerifier
+from eventplat.security.keys import ensure_keys, new_grant_key
+from eventplat.security.principal import Principal
 from eventplat.service.context import Context, SyncContext
 from eventplat.service.service import Service
+from eventplat.settings import load
 from eventplat.transactions.outbox import event_log
 from eventplat.transactions.pending import pending
 from tests.conformance.stage import Stage, until
@@ -349,6 +353,54 @@ def test_a_caller_without_the_scope_is_refused_and_one_with_it_is_served(tmp_pat
         assert (await stage.ask(Fill(sku="a", n=1), app_id="orders")).type == DONE
 
     run(tmp_path, test, service_scopes={"orders": ("stock:write",), "mail": ("stock:read",)})
+
+
+def guarded() -> Service[None]:
+    stock = Service("stock")
+
+    @stock.handles(Fill, requires="stock:write")
+    async def fill(command: Fill, ctx: Context) -> int:
+        return command.n
+
+    @stock.on(Moved)
+    async def moved(event: Moved, ctx: Context) -> None: ...
+
+    return stock
+
+
+USERS = {"orders": "svc-orders", "mail": "svc-mail", "gateway": "svc-gateway"}
+
+
+@pytest.mark.parametrize("user", ["svc-mail", "svc-stock", None])
+def test_who_says_another_services_name_is_refused_and_its_undo_voids_nothing(tmp_path: Path, user: str | None) -> None:
+    async def test(stage: Stage) -> None:
+        runner = await stage.run(guarded())
+        victim = stage.new_id()
+        forged = await stage.ask(Fill(sku="a", n=1), app_id="orders", user_id=user)
+        undo = await stage.ask(Fill(sku="a", n=1), app_id="orders", user_id=user, undoes=victim)
+        assert [json.loads(answer.body)["reason"] for answer in (forged, undo)] == ["wrong_sender", "wrong_sender"]
+        assert (await stage.ask(Fill(sku="a", n=1), id_=victim, app_id="orders", user_id="svc-orders")).type == DONE
+        assert await stage.rows(runner, select(pending.c.message_id)) == []
+
+    run(tmp_path, test, service_scopes={"orders": ("stock:write",)}, broker_users=USERS)
+
+
+def test_the_gateways_hop_needs_a_grant_for_its_very_message(tmp_path: Path) -> None:
+    private = new_grant_key()
+    public = ensure_keys(load(data_dir=tmp_path, grant_key=private)).grant_public_pem
+    assert public is not None
+    signer, ann = GrantSigner(private), Principal("ann", frozenset({"stock:write"}))
+
+    async def test(stage: Stage) -> None:
+        await stage.run(guarded(), verifier=GrantVerifier(public))
+        id_, other = stage.new_id(), stage.new_id()
+        without = await stage.ask(Fill(sku="a", n=1), app_id="gateway")
+        stolen = await stage.ask(Fill(sku="a", n=1), id_=other, app_id="gateway", grant=signer.sign(ann, id_, 1))
+        assert [json.loads(answer.body)["reason"] for answer in (without, stolen)] == ["bad_grant", "bad_grant"]
+        assert (await stage.ask(Fill(sku="a", n=1), id_=id_, app_id="gateway", grant=signer.sign(ann, id_, 1))).type == DONE
+        assert (await stage.ask(Fill(sku="a", n=1), app_id="orders", grant=signer.sign(ann, id_, 1))).type == DONE
+
+    run(tmp_path, test, service_scopes={"orders": ("stock:write",)})
 
 
 # --- the order of a key ---------------------------------------------------------------------------

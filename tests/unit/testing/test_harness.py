@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from eventplat.errors import Rejected
-from eventplat.messages.message import Command, Event, Key
+from eventplat.messages.message import Command, Event, Key, Query
 from eventplat.retry import Retry
 from eventplat.sagas.saga import Saga
 from eventplat.service.context import Context
@@ -34,6 +34,10 @@ class Ship(Command[str], name="shop.ship"):
     order_id: Key[str]
 
 
+class Count(Query[int], name="shop.count"):
+    pass
+
+
 class Shop:
     """A service whose handlers note what they saw."""
 
@@ -41,6 +45,7 @@ class Shop:
         self.thanked: list[int] = []
         self.service = Service("shop", retry=Retry(attempts=3, first=30))
         self.service.handles(Place, http="POST /orders")(self.place)
+        self.service.handles(Count)(self.count)
         self.service.on(Placed)(self.thank)
         self.service.saga(Ship, id="order_id")(ship)
 
@@ -50,6 +55,9 @@ class Shop:
         placed = Placed(order_id=command.order_id, n=command.n)
         ctx.publish(placed)
         return placed
+
+    async def count(self, query: Count, ctx: Context) -> int:
+        return len(self.thanked)
 
     async def thank(self, event: Placed, ctx: Context) -> None:
         self.thanked.append(event.n)
@@ -75,7 +83,7 @@ def test_a_request_over_http_is_handled_and_quiet_waits_for_what_follows() -> No
         assert answer.json() == {"order_id": "a", "n": 2}
         await harness.quiet()
         assert shop.thanked == [2]
-        assert await harness.published(Placed) == [Placed(order_id="a", n=2)]
+        assert harness.published(Placed) == [Placed(order_id="a", n=2)]
 
     run(test)
 
@@ -89,6 +97,27 @@ def test_ask_answers_with_the_type_and_raises_the_refusal() -> None:
     run(test)
 
 
+def test_ask_answers_a_query_whose_deadline_is_on_the_virtual_clock() -> None:
+    async def test(harness: Harness, shop: Shop) -> None:
+        await harness.advance(seconds=40)
+        assert await harness.ask(Count()) == 0
+
+    run(test)
+
+
+def test_what_a_test_looks_at_is_current_after_each_answer() -> None:
+    async def test(harness: Harness, shop: Shop) -> None:
+        assert harness.published(Placed) == []
+        await harness.http.post("/orders", json={"order_id": "a", "n": 1})
+        assert harness.published(Placed) == [Placed(order_id="a", n=1)]
+        await harness.ask(Place(order_id="b", n=2))
+        assert [placed.order_id for placed in harness.published(Placed)] == ["a", "b"]
+        await harness.publish(Placed(order_id="c"))
+        assert [placed.order_id for placed in harness.published(Placed)] == ["a", "b", "c"]
+
+    run(test)
+
+
 def test_an_injected_failure_is_tried_again_once_its_time_has_passed() -> None:
     async def test(harness: Harness, shop: Shop) -> None:
         harness.fail(shop.thank, RuntimeError("not yet"), times=1)
@@ -97,7 +126,7 @@ def test_an_injected_failure_is_tried_again_once_its_time_has_passed() -> None:
         assert shop.thanked == []
         await harness.advance(minutes=1)
         assert shop.thanked == [9]
-        assert await harness.dead_letters() == []
+        assert harness.dead_letters == []
 
     run(test)
 
@@ -109,7 +138,7 @@ def test_what_fails_for_ever_becomes_a_dead_letter_without_waiting_for_it() -> N
         await harness.publish(Placed(order_id="a"))
         await harness.quiet()
         await harness.advance(minutes=2)
-        (dead,) = await harness.dead_letters()
+        (dead,) = harness.dead_letters
         assert (dead.handler, dead.attempts, len(dead.errors)) == ("shop.on-placed", 3, 3)
         assert time.monotonic() - began < 60
 
@@ -121,17 +150,18 @@ def test_a_saga_sleeps_until_the_clock_is_moved() -> None:
         asked = asyncio.create_task(harness.ask(Ship(order_id="a")))
 
         async def has_begun() -> bool:
+            await harness.quiet()
             with contextlib.suppress(LookupError):
-                return (await harness.saga(ship, "a")).status == "running"
+                return harness.saga(ship, "a").status == "running"
             return False
 
         await until(has_begun)
         await harness.advance(seconds=80)
-        assert (await harness.saga(ship, "a")).status == "running"
+        assert harness.saga(ship, "a").status == "running"
         await harness.advance(seconds=20)
-        assert (await harness.saga(ship, "a")).status == "completed"
+        assert harness.saga(ship, "a").status == "completed"
         assert await asked == "shipped"
         with pytest.raises(LookupError):
-            await harness.saga(ship, "b")
+            harness.saga(ship, "b")
 
     run(test)
