@@ -18,6 +18,8 @@ from eventplat.errors import BrokerUnavailable
 from eventplat.messages.envelope import DONE, RUNNING
 from eventplat.messages.ids import derived_id
 from eventplat.messages.message import Command, Event, Key
+from eventplat.service.outgoing import Outgoings
+from eventplat.settings import load
 from eventplat.storage.database import Database
 from eventplat.storage.migrate import upgrade
 from eventplat.storage.tables import now_us
@@ -404,5 +406,33 @@ def test_an_event_that_was_taken_back_leaves_the_log_too(url: str) -> None:
             async with one.transactions.begin() as work:
                 assert await work.cancel(waits)
             assert await one.rows(select(event_log.c.id)) == []
+
+    asyncio.run(test())
+
+
+def test_a_process_stays_owner_and_publishes_while_its_handlers_hold_every_connection(tmp_path: Path) -> None:
+    from tests.servers import fresh_database  # noqa: PLC0415 - starts a server, only when a test needs it
+
+    async def test() -> None:
+        settings = load(
+            data_dir=tmp_path, profile="dev", broker_url=f"embedded://{tmp_path / 'broker.db'}", database_url=fresh_database(),
+            database_pool_size=1, process_term_s=0.5, heartbeat_s=0.1,
+        )  # fmt: skip
+        broker, clock = Broker(), SystemClock()
+        out = Outgoings("orders", settings, broker, owners={}, clock=clock, chance=random.SystemRandom())  # type: ignore[arg-type]
+        await out.start()
+        before = out.owner.id
+        async with out.transactions.begin() as work:
+            id_ = work.publish(Placed(order_id="1"))
+        broker.is_away = True
+        started = clock.monotonic()
+        async with out.database.transaction():  # the only connection, for longer than two terms
+            await until(lambda: clock.monotonic() - started > 1.2)
+            assert out.owner.may_publish
+            assert out.owner.id == before
+            broker.is_away = False
+            await until(lambda: out.dispatcher.pending_count == 0)
+        await out.stop()
+        assert id_ in broker.ids
 
     asyncio.run(test())
