@@ -1,7 +1,7 @@
 """Outgoings: everything a process needs to commit and send in one service's name.
 
 Database, ownership, dispatch, relay and transactions, started and stopped together: the half that a
-running service and a `Client` share. A service also looks after its held events. What keeps the
+running service and a `Client` share. A service also looks after its held events and old rows. What keeps the
 process alive and its messages moving has connections of its own: handlers may take all of the others.
 """
 
@@ -27,6 +27,7 @@ from eventplat.transactions.dispatch import Dispatcher
 from eventplat.transactions.held import Held
 from eventplat.transactions.owner import Owner
 from eventplat.transactions.relay import Relay
+from eventplat.transactions.retention import Retention
 from eventplat.transactions.unit_of_work import Sender, Transactions
 
 OWN_CONNECTIONS = 2
@@ -67,7 +68,8 @@ class Outgoings:
         self.transactions = Transactions(self.database, self.sender, self.owner, self.dispatcher, self.relay, transport)
         self._parts: list[Component] = [self.owner, self.dispatcher, self.relay]
         if not isinstance(service, str):
-            self._parts.append(Held(self._apart, clock))
+            retained = {"inbox_s": settings.inbox_retention_s, "event_log_s": settings.event_log_retention_s}
+            self._parts += [Held(self._apart, clock), Retention(self._apart, clock, **retained)]
 
     async def start(self, tables: MetaData | None = None) -> None:
         """Check the tables, or make them where the profile does so; then own, dispatch and relay."""
