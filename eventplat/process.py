@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from random import SystemRandom
 from typing import Any
 
@@ -113,6 +114,8 @@ class Process:
 def run(*services: Service[Any], gateway: bool = True, settings: Settings | None = None) -> None:
     """Run `services`, and the gateway, in this process until SIGTERM or Ctrl-C."""
     settings = settings or load()
+    if settings.migrations_dir is None:
+        settings = settings.model_copy(update={"migrations_dir": Path("migrations")})
     configure(settings)
     asyncio.run(_serve(Process(services, gateway=gateway, settings=settings)))
 

@@ -24,11 +24,12 @@ def command() -> None:
 
 @command.command("upgrade")
 @click.argument("modules", nargs=-1, metavar="[MODULE...]")
-@click.option("--migrations", type=click.Path(path_type=Path, file_okay=False), default=Path("migrations"), show_default=True)
-def apply(modules: tuple[str, ...], migrations: Path) -> None:
+@click.option("--migrations", type=click.Path(path_type=Path, file_okay=False), help="Default: migrations/.")
+def apply(modules: tuple[str, ...], migrations: Path | None) -> None:
     """Bring the databases of MODULE... (default: every service in services/) to this release; idempotent."""
     services = [load_service(module) for module in modules] if modules else discover()
-    asyncio.run(_upgrade(services, load(), migrations))
+    settings = load()
+    asyncio.run(_upgrade(services, settings, migrations or settings.migrations_dir or Path("migrations")))
 
 
 async def _upgrade(services: Sequence[Service[Any]], settings: Settings, migrations: Path) -> None:
@@ -38,7 +39,7 @@ async def _upgrade(services: Sequence[Service[Any]], settings: Settings, migrati
         try:
             await upgrade(database)
             if service.tables is not None:
-                await upgrade_service(database, migrations, service.name)
+                await upgrade_service(database, migrations, service.name, service.tables)
             click.echo(f"{service.name}: up to date  {database.url}")
         finally:
             await database.close()

@@ -21,7 +21,7 @@ from eventplat.messages.message import Message
 from eventplat.service.service import Service
 from eventplat.settings import Settings
 from eventplat.storage.database import Database
-from eventplat.storage.migrate import check, create_tables, upgrade
+from eventplat.storage.migrate import check, create_tables, has_branch, upgrade, upgrade_service
 from eventplat.storage.postgres import IDLE_S
 from eventplat.transactions.dispatch import Dispatcher
 from eventplat.transactions.held import Held
@@ -76,7 +76,7 @@ class Outgoings:
         if self._settings.declares_at_start:
             await upgrade(self.database)
             if tables is not None:
-                await create_tables(self.database, tables)
+                await self._make(tables)
         else:
             await check(self.database)
         for part in self._parts:
@@ -86,6 +86,13 @@ class Outgoings:
         await stop_all(self._parts)
         await self._apart.close()
         await self.database.close()
+
+    async def _make(self, tables: MetaData) -> None:
+        migrations, service = self._settings.migrations_dir, self.database.service
+        if migrations is not None and has_branch(migrations, service):
+            await upgrade_service(self.database, migrations, service, tables)
+        else:
+            await create_tables(self.database, tables)
 
 
 def _idle_s(service: Service[Any] | str) -> float:
