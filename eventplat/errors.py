@@ -7,6 +7,7 @@ EP7 service, EP8 gateway, EP9 settings and process.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, TypeAlias
 
 JSON: TypeAlias = Any
@@ -107,10 +108,18 @@ class BrokerError(EventplatError):
 
 
 class BrokerUnavailable(BrokerError):
-    """Not connected, or not settled in time: what was sent may have arrived. Send again under the same id."""
+    """Not connected, or not settled in time: what was sent may have arrived. Send again under the same id.
+
+    Args:
+        outcomes: Of a batch: what is known of each message, None where nothing is.
+    """
 
     code = "EP201"
     next_move = "See that the broker runs, and that EVENTPLAT_BROKER_URL names it"
+
+    def __init__(self, message: str = "", *, outcomes: Sequence[Any] = ()) -> None:
+        super().__init__(message)
+        self.outcomes = outcomes
 
 
 class Unroutable(BrokerError):
@@ -184,6 +193,13 @@ class NotYourTransaction(StorageError):
 
     code = "EP305"
     next_move = "Return to commit, raise to roll back, and use ctx.db.begin_nested() for a part that may fail"
+
+
+class IdleTooLong(StorageError):
+    """A transaction stood open between two statements for longer than the database allows, and was rolled back."""
+
+    code = "EP306"
+    next_move = "Do slow work before the first use of ctx.db, or give the handler the timeout= that it needs"
 
 
 # --- EP5 transactions -----------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from random import SystemRandom
 from typing import TYPE_CHECKING, Any
 
@@ -144,6 +145,8 @@ class _Closing:
 def run(*services: Service[Any], gateway: bool = True, settings: Settings | None = None) -> None:
     """Run `services`, and the gateway, in this process until SIGTERM or Ctrl-C."""
     settings = settings or load()
+    if settings.migrations_dir is None:
+        settings = settings.model_copy(update={"migrations_dir": Path("migrations")})
     configure(settings)
     asyncio.run(_serve(Process(services, gateway=gateway, settings=settings)))
 

@@ -42,6 +42,11 @@ class Settings(BaseSettings):
     prefetch: int = Field(64, ge=1, le=1_000)    # unsettled deliveries per handler
     drain_s: float = Field(10.0, gt=0)           # how long a stopping process may finish what it began
 
+    migrations_dir: Path | None = None           # of the services' own tables; a process looks in migrations/
+
+    inbox_retention_s: float = Field(14 * 86_400.0, ge=86_400)      # how long a copy of a message is recognised
+    event_log_retention_s: float = Field(30 * 86_400.0, ge=86_400)  # how long events, and the order of silent keys, are kept
+
     process_term_s: float = Field(6.0, gt=0)     # a process without a heartbeat for this long has died
     heartbeat_s: float = Field(2.0, gt=0)        # how often an instance says that it is there
 

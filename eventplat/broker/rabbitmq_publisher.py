@@ -89,8 +89,12 @@ class Publisher:
         except TimeoutError:
             self._retire_lane_of(batch)
             raise BrokerUnavailable(
-                f"{batch.left} of {len(messages)} messages were not settled in {timeout_s:g} s (connection: {self._link.state})"
+                f"{batch.left} of {len(messages)} messages were not settled in {timeout_s:g} s (connection: {self._link.state})",
+                outcomes=batch.outcomes,
             ) from None
+        except BrokerUnavailable as error:
+            error.outcomes = batch.outcomes
+            raise
         finally:
             batch.is_over = True
             if batch.left:

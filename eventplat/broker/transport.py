@@ -182,7 +182,8 @@ class Transport(Protocol):
             One outcome per message, in the same order.
 
         Raises:
-            BrokerUnavailable: Not settled in `timeout_s`, or the connection was lost: some may have arrived.
+            BrokerUnavailable: Not settled in `timeout_s`, or the connection was lost: some may have arrived. Its
+                `outcomes`, where there are any, tell what is known of each message.
         """
         ...
 

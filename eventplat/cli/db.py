@@ -24,15 +24,16 @@ def command() -> None:
 
 @command.command("upgrade")
 @click.argument("modules", nargs=-1, metavar="[MODULE...]")
-@click.option("--migrations", type=click.Path(path_type=Path, file_okay=False), default=Path("migrations"), show_default=True,
-              help="Where the services' own migrations stand.")  # fmt: skip
-def apply(modules: tuple[str, ...], migrations: Path) -> None:
+@click.option("--migrations", type=click.Path(path_type=Path, file_okay=False),
+              help="Where the services' own migrations stand; default: migrations/.")  # fmt: skip
+def apply(modules: tuple[str, ...], migrations: Path | None) -> None:
     """Bring databases to this release; idempotent.
 
     MODULE is as services.stock or app.py; without one, every service in services/.
     """
     services = [load_service(module) for module in modules] if modules else discover()
-    asyncio.run(_upgrade(services, load(), migrations))
+    settings = load()
+    asyncio.run(_upgrade(services, settings, migrations or settings.migrations_dir or Path("migrations")))
 
 
 async def _upgrade(services: Sequence[Service[Any]], settings: Settings, migrations: Path) -> None:
@@ -44,7 +45,7 @@ async def _upgrade(services: Sequence[Service[Any]], settings: Settings, migrati
         try:
             await upgrade(database)
             if service.tables is not None:
-                await upgrade_service(database, migrations, service.name)
+                await upgrade_service(database, migrations, service.name, service.tables)
             click.echo(f"{service.name}: up to date  {database.url}")
         finally:
             await database.close()

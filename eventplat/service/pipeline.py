@@ -48,7 +48,6 @@ class Pipeline:
         self.transactions, self.caller = transactions, caller
         self._clock, self._chance = transactions.sender.clock, transactions.sender.chance
         self.wake_pending: Callable[[], None] = lambda: None
-        self.horizons: dict[str, int] = {}
 
     async def process(self, endpoint: Endpoint, delivery: Delivery) -> None:
         """Handle one delivery and settle it exactly once."""
@@ -167,14 +166,13 @@ class Pipeline:
         return message
 
     async def _in_turn(self, work: UnitOfWork, endpoint: Endpoint, envelope: Envelope) -> bool:
-        turn = await watermark.advance(work.connection, endpoint.identity, envelope, self.horizons.get(endpoint.identity, 0))
-        if turn == "apply":
+        if await watermark.advance(work.connection, endpoint.identity, envelope) == "apply":
             if await watermark.release(work.connection, endpoint.identity, envelope):
-                self.wake_pending()
+                work.after_commit(self.wake_pending)
             return True
-        if turn == "wait":
-            await inbox.forget(work.connection, endpoint.consumer, envelope.id)
-            await pending.record(work.connection, endpoint.identity, envelope, state="held", attempts=0, wait_us=None, error=None)
+        await inbox.forget(work.connection, endpoint.consumer, envelope.id)
+        patience = watermark.PATIENCE_US
+        await pending.record(work.connection, endpoint.identity, envelope, state="held", attempts=0, wait_us=patience, error=None)
         return False
 
     async def _is_to_undo(self, work: UnitOfWork, endpoint: Endpoint, envelope: Envelope) -> bool:

@@ -101,7 +101,7 @@ class Runner:
         for endpoint in self._endpoints:
             if endpoint.handler.ordered:
                 async with self.out.database.transaction() as connection:
-                    self.pipeline.horizons[endpoint.identity] = await watermark.horizon(connection, endpoint.identity)
+                    await watermark.subscribe(connection, endpoint.identity)
         self._consumers = self._make_consumers()
         for consumer in self._consumers:
             await consumer.start()

@@ -3,6 +3,7 @@
 Unavailable  the database cannot be reached or takes no writes now: the pool is replaced, the work comes again
 Transient    the same work may succeed when repeated as it is: it does not count as an attempt
 Unknown      lost while COMMIT was under way: it may have happened
+Idle         the server ended a transaction that stood open for too long: whoever let it stand will do so again
 Everything else is the work's own fault and counts.
 
 Source: PostgreSQL, Appendix A (SQLSTATE); SQLite result codes.
@@ -18,6 +19,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from eventplat.errors import CommitUnknown, DatabaseUnavailable
 
 READ_ONLY = "25006"  # a demoted primary: SELECT 1 works on, every write fails (gpustack#6107: for three days)
+IDLE_TOO_LONG = "25P03"  # idle_in_transaction_session_timeout
 
 _UNAVAILABLE = frozenset({
     READ_ONLY,
@@ -50,6 +52,8 @@ def is_conflict(error: BaseException) -> bool:
 
 def is_unavailable(error: BaseException) -> bool:
     """Whether the database is gone, going, or takes no writes; `error` comes from SQLAlchemy or the driver."""
+    if sqlstate(error) == IDLE_TOO_LONG:
+        return False
     if isinstance(error, DBAPIError):
         return error.connection_invalidated or (error.orig is not None and is_unavailable(error.orig))
     if isinstance(error, sqlite3.Error):

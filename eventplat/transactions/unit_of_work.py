@@ -98,9 +98,12 @@ class Sender:
         return Letter(exchange, routing_key(type(message), owner, key), envelope, is_event, after_us)
 
     def answer(self, request: Envelope, type_: str, body: bytes) -> Letter:
-        """The reply to `request`; its id is derived, so that answering again is free."""
+        """The reply to `request`; its id is derived, so that answering again is free.
+
+        From the type too: that it runs and that it is done are two messages, and an inbox takes both.
+        """
         envelope = Envelope(
-            id=derived_id(request.created_us, request.id, "reply"),
+            id=derived_id(request.created_us, request.id, "reply", type_),
             type=type_,
             body=body,
             correlation_id=request.correlation_id,
@@ -135,6 +138,7 @@ class UnitOfWork:
         self._session: AsyncSession | None = None
         self._letters: list[Letter] = []
         self._answers: list[Letter] = []
+        self.on_committed: list[Callable[[], None]] = []
 
     @property
     def connection(self) -> AsyncConnection:
@@ -196,6 +200,10 @@ class UnitOfWork:
         """What is to leave: letters, and answers to waiting processes."""
         return self._letters, self._answers
 
+    def after_commit(self, call: Callable[[], None]) -> None:
+        """Call it once this transaction has committed, and not where it is rolled back."""
+        self.on_committed.append(call)
+
     def mark(self) -> tuple[int, int]:
         """Where the letters stand now, before something that may be taken back."""
         return len(self._letters), len(self._answers)
@@ -254,6 +262,7 @@ def _savepoint_undone(session: Session, transaction: SessionTransaction) -> None
 class _Leaving:
     letters: list[Letter] = field(default_factory=list)
     answers: list[Letter] = field(default_factory=list)
+    calls: list[Callable[[], None]] = field(default_factory=list)
 
 
 class Transactions:
@@ -281,6 +290,7 @@ class Transactions:
                 work = UnitOfWork(connection, self.sender, cause)
                 yield work
                 left.letters, left.answers = await work.flush(owner)
+                left.calls = work.on_committed
                 failpoint("consumer.before_commit")
         except CommitUnknown:
             self._dispatcher.sweep()
@@ -311,6 +321,8 @@ class Transactions:
             self._relay.wake()
         for letter in left.answers:
             self.answer_now(letter)
+        for call in left.calls:
+            call()
 
     def answer_now(self, letter: Letter) -> None:
         """Send an answer to a waiting process: at most once, asking again answers again."""

@@ -23,6 +23,7 @@ from eventplat.service.context import Context
 from eventplat.service.runner import Runner
 from eventplat.service.service import Service
 from eventplat.transactions.inbox import inbox
+from eventplat.transactions.outbox import outbox
 from eventplat.transactions.pending import pending
 from tests.conformance.stage import Stage, until
 
@@ -111,6 +112,22 @@ def test_twenty_copies_at_once_have_one_effect_and_one_answer(stage: Stage) -> N
         assert answers.pop()[1] == DONE
         assert await effects(stage, runner) == ["add a"]
         assert len(await stage.rows(runner, select(inbox))) == 1
+
+    run(stage, shop, test)
+
+
+def test_a_copy_of_a_finished_command_whose_reply_has_not_left_yet_is_no_failed_attempt(stage: Stage) -> None:
+    shop = Shop()
+
+    async def test(runner: Runner) -> None:
+        command = Add(account="a")
+        nobody_reads = stage.envelope(command, reply_to=stage.names.replies("orders"))
+        await stage.send(*[(command, nobody_reads)] * 3)
+        await until(lambda: settled(stage, runner, nobody_reads.id))
+        await stage.ask(Add(account="b"))  # behind the copies
+        assert len(shop.calls) == 2
+        assert await waiting(stage, runner) == []
+        assert len(await stage.rows(runner, select(outbox))) == 1
 
     run(stage, shop, test)
 

@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 import pytest
 
+from eventplat.clock import SystemClock
 from eventplat.lifecycle import Loop, running, stop_all, until_signalled
 from eventplat.testing.virtual_clock import VirtualClock
 
@@ -236,3 +237,32 @@ def test_the_first_signal_asks_and_the_second_of_either_kind_ends_at_once(number
         assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
 
     asyncio.run(run())
+
+
+def test_stopping_waits_for_the_running_turn_and_no_longer_than_it_was_told_to() -> None:
+    async def test() -> None:
+        ended: list[str] = []
+        begun = asyncio.Event()
+
+        async def hangs() -> None:
+            begun.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.append("hangs")
+
+        async def finishes() -> None:
+            begun.set()
+            await asyncio.sleep(0)
+            ended.append("finishes")
+
+        for turn, within_s in ((finishes, 60.0), (hangs, 0.01)):
+            begun.clear()
+            loop = Loop("test", turn, every_s=60, clock=SystemClock())
+            await loop.start()
+            await begun.wait()
+            async with asyncio.timeout(5):
+                await loop.stop(within_s=within_s)
+        assert ended == ["finishes", "hangs"]
+
+    asyncio.run(test())
