@@ -18,7 +18,8 @@ help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 20
 
 demo: $(VENV)/.installed  ## Run the shop in one process and check every unit of stock and money (ARGS="--count 1000")
-	$(BIN)/eventplat demo $(ARGS)
+	rm -rf .eventplat/demo
+	$(BIN)/eventplat demo --data .eventplat/demo $(ARGS)
 
 test: $(VENV)/.installed-dev  ## Run the tests; they start a private RabbitMQ and PostgreSQL (ARGS="-k saga")
 	$(BIN)/python -m pytest $(ARGS)

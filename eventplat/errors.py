@@ -7,6 +7,7 @@ EP7 service, EP8 gateway, EP9 settings and process.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, TypeAlias
 
 JSON: TypeAlias = Any
@@ -17,7 +18,7 @@ class EventplatError(Exception):
     """The root. `code` is stable; `next_move` is one sentence that says what to do now."""
 
     code: ClassVar[str] = "EP000"
-    next_move: ClassVar[str] = ""
+    next_move: ClassVar[str] = "Look for this code in the log"
 
     def __str__(self) -> str:
         text = super().__str__()
@@ -30,10 +31,11 @@ class Rejected(EventplatError):
     Args:
         reason: A stable machine-readable word, as "out_of_stock".
         status: HTTP status of the problem, 400..499.
-        facts: JSON-serialisable details for the caller.
+        facts: JSON-serialisable details for the caller; `detail` is a sentence of what happened, `next` one of what to do now.
     """
 
     code = "EP700"
+    next_move = "Read the reason and its facts: what was asked must change, the same again is refused again"
 
     def __init__(self, reason: str, *, status: int = 409, **facts: JSON) -> None:
         super().__init__(reason if not facts else f"{reason} {facts}")
@@ -64,24 +66,28 @@ class MessageError(EventplatError):
     """A message class or a message is not as the wire needs it."""
 
     code = "EP100"
+    next_move = "Compare the message with the class it is meant for"
 
 
 class BadMessageClass(MessageError):
     """A message class is declared in a way that cannot be sent."""
 
     code = "EP101"
+    next_move = "Mend the class: it is checked when its module is imported"
 
 
 class Malformed(MessageError):
     """Bytes from the wire that are not a message: parked with their reason, never retried."""
 
     code = "EP102"
+    next_move = "Mend its sender: the same bytes are refused again"
 
 
 class TooLarge(Malformed):
     """A body over the size or depth limit."""
 
     code = "EP103"
+    next_move = "Send less at a time, or where it can be fetched"
 
 
 class NoOwner(MessageError):
@@ -98,12 +104,22 @@ class BrokerError(EventplatError):
     """The broker refused, or could not be reached."""
 
     code = "EP200"
+    next_move = "Look into the broker's log for the reason"
 
 
 class BrokerUnavailable(BrokerError):
-    """Not connected, or not settled in time: what was sent may have arrived. Send again under the same id."""
+    """Not connected, or not settled in time: what was sent may have arrived. Send again under the same id.
+
+    Args:
+        outcomes: Of a batch: what is known of each message, None where nothing is.
+    """
 
     code = "EP201"
+    next_move = "See that the broker runs, and that EVENTPLAT_BROKER_URL names it"
+
+    def __init__(self, message: str = "", *, outcomes: Sequence[Any] = ()) -> None:
+        super().__init__(message)
+        self.outcomes = outcomes
 
 
 class Unroutable(BrokerError):
@@ -141,18 +157,21 @@ class StorageError(EventplatError):
     """The database refused, or could not be reached."""
 
     code = "EP300"
+    next_move = "Look into the database's log for the reason"
 
 
 class DatabaseUnavailable(StorageError):
     """The database cannot be reached, or does not take writes. Not an attempt: nothing was counted."""
 
     code = "EP301"
+    next_move = "See that the database runs and takes writes: the work comes again by itself"
 
 
 class CommitUnknown(StorageError):
     """The connection was lost during COMMIT: it may or may not have happened. Redelivery and the relay decide."""
 
     code = "EP302"
+    next_move = "Wait: redelivery and the relay find out which"
 
 
 class SchemaOutdated(StorageError):
@@ -176,6 +195,13 @@ class NotYourTransaction(StorageError):
     next_move = "Return to commit, raise to roll back, and use ctx.db.begin_nested() for a part that may fail"
 
 
+class IdleTooLong(StorageError):
+    """A transaction stood open between two statements for longer than the database allows, and was rolled back."""
+
+    code = "EP306"
+    next_move = "Do slow work before the first use of ctx.db, or give the handler the timeout= that it needs"
+
+
 # --- EP5 transactions -----------------------------------------------------------------------------
 
 
@@ -183,6 +209,7 @@ class TransactionError(EventplatError):
     """A rule of the unit of work was broken."""
 
     code = "EP500"
+    next_move = "Move what the error names out of the transaction"
 
 
 class CallInsideTransaction(TransactionError):
@@ -196,6 +223,7 @@ class OtherBody(TransactionError):
     """A message id came a second time with another body: refused, the first stands."""
 
     code = "EP502"
+    next_move = "Send another message under an id, or Idempotency-Key, of its own"
 
 
 # --- EP6 sagas ------------------------------------------------------------------------------------
@@ -205,6 +233,7 @@ class SagaError(EventplatError):
     """A saga did something that cannot be replayed."""
 
     code = "EP600"
+    next_move = "Mend the saga: it goes on with a fixed deploy, nothing was undone"
 
 
 class Diverged(SagaError):
@@ -235,12 +264,35 @@ class ServiceError(EventplatError):
     """A service is declared in a way that cannot run."""
 
     code = "EP710"
+    next_move = "Mend the declaration: it is checked before anything starts"
 
 
 class BadHandler(ServiceError):
     """A handler's signature, route or message does not fit."""
 
     code = "EP711"
+    next_move = "Mend the declaration: it is checked before anything starts"
+
+
+class HandlerCancelled(ServiceError):
+    """A handler let a cancellation out that was not meant for it: it awaited a task that somebody cancelled."""
+
+    code = "EP713"
+    next_move = "Catch asyncio.CancelledError where the handler awaits a task of its own"
+
+
+class NoDatabase(ServiceError):
+    """The service was declared with database=False: it has no transaction, no session and no outbox."""
+
+    code = "EP714"
+    next_move = "Leave database=False out of its Service(...), or do without ctx.db, after= and ctx.cancel"
+
+
+class NotSent(ServiceError):
+    """The broker did not take what a handler without a database sent: the attempt has failed and runs again."""
+
+    code = "EP715"
+    next_move = "Start the service that owns the command, or run `eventplat topology apply`"
 
 
 class NoSuchService(ServiceError):
@@ -257,6 +309,7 @@ class SettingsError(EventplatError):
     """A setting is missing, malformed or contradicts another."""
 
     code = "EP900"
+    next_move = "Mend the environment and start again"
 
 
 # --- EP8 gateway and security: each is answered as a problem with its `status` ---------------------

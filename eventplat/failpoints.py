@@ -13,6 +13,7 @@ test passes by misspelling. Production refuses to start with the variable set (s
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import time
@@ -54,6 +55,7 @@ class InjectedFault(EventplatError):
     """A failpoint was told to raise."""
 
     code = "EP999"
+    next_move = "Unset EVENTPLAT_FAILPOINTS"
 
 
 def failpoint(name: str) -> None:
@@ -66,18 +68,24 @@ def arm(text: str) -> None:
     """Arm the failpoints that `text` names; an empty text disarms all.
 
     Raises:
-        SettingsError: An unknown name or action.
+        SettingsError: An unknown name, action or hit; nothing is armed then.
     """
     _armed.clear()
     _hits.clear()
-    for item in filter(None, (part.strip() for part in text.split(";"))):
-        name, _, action = item.partition("=")
-        action, _, hit = action.partition("@")
-        if name not in NAMES:
-            raise SettingsError(f"EVENTPLAT_FAILPOINTS names {name!r}, which is no failpoint")
-        if action.partition(":")[0] not in {"kill", "pause", "raise", "sleep"}:
-            raise SettingsError(f"EVENTPLAT_FAILPOINTS asks for {action!r}: use kill, pause, raise or sleep:MILLISECONDS")
-        _armed[name] = (action, 0 if hit == "*" else int(hit or 1))
+    asked = dict(_read(item) for item in filter(None, (part.strip() for part in text.split(";"))))
+    _armed.update(asked)
+
+
+def _read(item: str) -> tuple[str, tuple[str, int]]:
+    name, _, rest = item.partition("=")
+    action, at, hit = rest.partition("@")
+    if name not in NAMES:
+        raise SettingsError(f"EVENTPLAT_FAILPOINTS names {name!r}, which is no failpoint")
+    if not re.fullmatch(r"kill|pause|raise|sleep:[0-9]+", action):
+        raise SettingsError(f"EVENTPLAT_FAILPOINTS asks for {action!r}: use kill, pause, raise or sleep:MILLISECONDS")
+    if at and not re.fullmatch(r"[1-9][0-9]*|\*", hit):
+        raise SettingsError(f"EVENTPLAT_FAILPOINTS asks for hit {hit!r} of {name}: count from 1, or use * for every one")
+    return name, (action, 0 if hit == "*" else int(hit or 1))
 
 
 def armed() -> bool:

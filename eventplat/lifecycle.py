@@ -11,9 +11,12 @@ import contextlib
 import logging
 import signal
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from eventplat.clock import Clock
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+STOP_S = 10.0  # how long a turn may go on after the loop was told to stop
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +32,8 @@ class Loop:
     """Calls `turn` again and again: after `every_s`, or at once when woken.
 
     `turn` may return seconds until it wants to run next, or None for `every_s`. An exception is logged
-    and answered with a delay that doubles from 0.1 to `slowest_s`; the loop itself never ends by one.
+    and answered with a delay that doubles from 0.1 to `slowest_s`; the loop itself never ends by one: nor by a
+    `CancelledError` that a turn lets out, unless the loop's own task is being cancelled.
     """
 
     def __init__(
@@ -45,13 +49,18 @@ class Loop:
         self._stopping = False
         self._task = asyncio.create_task(self._run(), name=self.name)
 
-    async def stop(self) -> None:
-        """Let the running turn finish, then end."""
+    async def stop(self, within_s: float = STOP_S) -> None:
+        """Let the running turn finish, at most `within_s` seconds, then cancel it."""
         self._stopping = True
         self._woken.set()
-        if self._task is not None:
-            await asyncio.wait([self._task])
-            self._task = None
+        task, self._task = self._task, None
+        if task is None:
+            return
+        await _first_of(task, asyncio.ensure_future(self._clock.sleep(within_s)))
+        if not task.done():
+            logger.warning("%s did not end its turn within %.1f s and is cancelled", self.name, within_s)
+            task.cancel()
+            await asyncio.wait([task])
 
     def wake(self) -> None:
         """Run a turn now, or once more after the one that runs."""
@@ -64,7 +73,9 @@ class Loop:
             try:
                 wait_s = await self._turn()
                 delay = 0.1
-            except Exception:
+            except (Exception, asyncio.CancelledError) as error:
+                if is_own_cancellation(error):
+                    raise
                 logger.exception("%s failed; trying again in %.1f s", self.name, delay)
                 wait_s, delay = delay, min(delay * 2, self._slowest_s)
             if not self._stopping:
@@ -73,10 +84,23 @@ class Loop:
     async def _pause(self, seconds: float) -> None:
         sleeper = asyncio.ensure_future(self._clock.sleep(max(seconds, 0)))
         waker = asyncio.ensure_future(self._woken.wait())
-        await asyncio.wait([sleeper, waker], return_when=asyncio.FIRST_COMPLETED)
-        for waiting in (sleeper, waker):
-            waiting.cancel()
-        await asyncio.gather(sleeper, waker, return_exceptions=True)
+        try:
+            await _first_of(waker, sleeper)
+        finally:
+            waker.cancel()
+
+
+def is_own_cancellation(error: BaseException) -> bool:
+    """Whether `error` cancels the running task, and is not one that escaped from what it awaited."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
+
+
+async def _first_of(awaited: asyncio.Future[Any], sleeper: asyncio.Future[None]) -> None:
+    try:
+        await asyncio.wait([awaited, sleeper], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        sleeper.cancel()
 
 
 @contextlib.asynccontextmanager
@@ -105,10 +129,11 @@ async def until_signalled() -> None:
     """Return on the first SIGTERM or SIGINT; a second one ends the process at once."""
     loop, asked = asyncio.get_running_loop(), asyncio.Event()
 
-    def ask(number: signal.Signals) -> None:
-        loop.remove_signal_handler(number)
+    def ask() -> None:
+        for number in STOP_SIGNALS:  # both: Ctrl-C after a SIGTERM is a second one too
+            loop.remove_signal_handler(number)
         asked.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, ask, number)
+    for number in STOP_SIGNALS:
+        loop.add_signal_handler(number, ask)
     await asked.wait()

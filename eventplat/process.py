@@ -12,16 +12,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from random import SystemRandom
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from eventplat.broker.connect import open_transport
 from eventplat.broker.topology import Names, Topology
 from eventplat.broker.transport import Transport
 from eventplat.clock import Clock, SystemClock
 from eventplat.errors import SettingsError
-from eventplat.gateway.app import create_app
-from eventplat.gateway.server import HttpServer
 from eventplat.lifecycle import stop_all, until_signalled
 from eventplat.messages.ids import Chance
 from eventplat.observability.logs import configure
@@ -32,6 +32,9 @@ from eventplat.service.endpoint import topology
 from eventplat.service.runner import Runner
 from eventplat.service.service import Service
 from eventplat.settings import Settings, load
+
+if TYPE_CHECKING:
+    from eventplat.gateway.server import HttpServer
 
 logger = logging.getLogger(__name__)
 
@@ -95,13 +98,12 @@ class Process:
         if self.server is not None:
             await stop_all([self.server])
         await stop_all([*self.runners, *self._pulses])
-        for transport in reversed(self._transports):
-            await transport.close()
+        await stop_all([_Closing(transport) for transport in self._transports])
         self.runners, self._transports, self._pulses, self.server = [], [], [], None
 
     async def _feel_pulse(self, runner: Runner) -> None:
         def is_well() -> bool:
-            return runner.is_ready and runner.out.owner.may_publish
+            return runner.is_ready and (not runner.service.has_database or runner.out.owner.may_publish)
 
         path = pulse_path(self.settings.data_dir, runner.service.name)
         pulse = Pulse(path, is_well, every_s=self.settings.heartbeat_s, clock=self._clock)
@@ -109,10 +111,14 @@ class Process:
         await pulse.start()
 
     async def _start_gateway(self) -> None:
+        from eventplat.gateway.app import create_app  # noqa: PLC0415 - a process without HTTP does not load FastAPI
+        from eventplat.gateway.server import HttpServer  # noqa: PLC0415
+
         transport = await self._open("gateway")
         exchanges = Topology(Names(self.settings.prefix).exchanges())
         await (transport.declare(exchanges) if self.settings.declares_at_start else transport.verify(exchanges))
-        app = create_app(self.settings, transport=transport, clock=self._clock, chance=self._chance)
+        names = [service.name for service in self._services]
+        app = create_app(self.settings, transport=transport, clock=self._clock, chance=self._chance, beside=names)
         self.server = HttpServer(app, host=self.settings.gateway_host, port=self.settings.gateway_port)
         await self.server.start()
 
@@ -123,9 +129,24 @@ class Process:
         return transport
 
 
+@dataclass(frozen=True)
+class _Closing:
+    """An open transport as a component."""
+
+    transport: Transport
+
+    async def start(self) -> None:
+        """It is open."""
+
+    async def stop(self) -> None:
+        await self.transport.close()
+
+
 def run(*services: Service[Any], gateway: bool = True, settings: Settings | None = None) -> None:
     """Run `services`, and the gateway, in this process until SIGTERM or Ctrl-C."""
     settings = settings or load()
+    if settings.migrations_dir is None:
+        settings = settings.model_copy(update={"migrations_dir": Path("migrations")})
     configure(settings)
     asyncio.run(_serve(Process(services, gateway=gateway, settings=settings)))
 

@@ -11,12 +11,14 @@ A secret is a `SecretStr`: it shows as asterisks in logs and errors.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal, Self
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings.exceptions import SettingsError as UnreadableSetting
 
 from eventplat import failpoints
 from eventplat.errors import SettingsError
@@ -39,6 +41,11 @@ class Settings(BaseSettings):
     database_pool_size: int = Field(10, ge=1, le=200)
     prefetch: int = Field(64, ge=1, le=1_000)    # unsettled deliveries per handler
     drain_s: float = Field(10.0, gt=0)           # how long a stopping process may finish what it began
+
+    migrations_dir: Path | None = None           # of the services' own tables; a process looks in migrations/
+
+    inbox_retention_s: float = Field(14 * 86_400.0, ge=86_400)      # how long a copy of a message is recognised
+    event_log_retention_s: float = Field(30 * 86_400.0, ge=86_400)  # how long events, and the order of silent keys, are kept
 
     process_term_s: float = Field(6.0, gt=0)     # a process without a heartbeat for this long has died
     heartbeat_s: float = Field(2.0, gt=0)        # how often an instance says that it is there
@@ -93,7 +100,7 @@ class Settings(BaseSettings):
     def broker(self) -> str:
         """The broker's URL; the embedded one journals to `broker.db` in the data directory."""
         if self.broker_url is None:
-            return f"embedded://{(self.data_dir / 'broker.db').resolve()}"
+            return f"embedded://{quote(str((self.data_dir / 'broker.db').resolve()))}"
         return self.broker_url.get_secret_value()
 
     def broker_user(self) -> str | None:
@@ -118,17 +125,20 @@ def load(**changes: object) -> Settings:
     try:
         return Settings(**changes)  # type: ignore[arg-type]
     except ValidationError as error:
-        wrong = "; ".join(
-            f"EVENTPLAT_{'_'.join(str(part) for part in e['loc']).upper() or '*'}: {e['msg']}"
-            for e in error.errors(include_url=False, include_input=False)
-        )
+        wrong = "; ".join(f"{_variable(e['loc'])}: {e['msg']}" for e in error.errors(include_url=False, include_input=False))
         raise SettingsError(wrong) from None
+    except UnreadableSetting as error:  # its text names the field, its cause holds the value
+        field = re.search(r'field "(\w+)"', str(error))
+        raise SettingsError(f"{_variable((field[1],) if field else ())}: it is not JSON") from None
 
 
 def without_password(url: str) -> str:
-    """`url` as it may be shown: user and password replaced."""
-    parts = urlsplit(url)
-    if not parts.username and not parts.password:
-        return url
-    host = parts.hostname or ""
-    return parts._replace(netloc=f"***@{host}{f':{parts.port}' if parts.port else ''}").geturl()
+    """`url` as it may be shown: user and password replaced, also where it is no URL that can be read."""
+    shown = re.sub(r"://.*@", "://***@", url, flags=re.DOTALL)  # up to the last @: an unquoted password may hold / ? # and @
+    return re.sub(r"([?&][a-z_]*passw[a-z]*=)[^&]*", r"\1***", shown, flags=re.IGNORECASE)
+
+
+def _variable(path: tuple[int | str, ...]) -> str:
+    """The variable of a setting, as EVENTPLAT_DATABASE_URLS['orders']; EVENTPLAT_* where several disagree."""
+    name, *inside = path or ("*",)
+    return f"EVENTPLAT_{str(name).upper()}" + "".join(f"[{part!r}]" for part in inside)

@@ -29,7 +29,7 @@ def open_transport(url: str, *, name: str, clock: Clock) -> Transport:
         name: Of the process, as operators see it.
 
     Raises:
-        SettingsError: Another scheme, or no URL at all.
+        SettingsError: Another scheme, no URL at all, or a path that is not absolute.
     """
     scheme = urlsplit(url).scheme
     if scheme in {"amqp", "amqps"}:
@@ -39,6 +39,8 @@ def open_transport(url: str, *, name: str, clock: Clock) -> Transport:
     if scheme == "embedded":
         from eventplat.broker.embedded import EmbeddedTransport  # noqa: PLC0415
 
-        path = unquote(urlsplit(url).path)
+        path = unquote(url.partition("://")[2])
+        if path and not path.startswith("/"):
+            raise SettingsError(f"embedded://{path} has no absolute path. Write it as embedded:///var/lib/shop/broker.db")
         return EmbeddedTransport(Path(path) if path else None, clock=clock)
     raise SettingsError(f"{scheme or 'nothing'}:// is no broker: use amqp://, amqps:// or embedded://")

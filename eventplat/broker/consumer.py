@@ -1,7 +1,8 @@
 """Consumer: one queue's deliveries, handled a bounded number at a time.
 
 Competing consumers balance the load by themselves: the broker hands the next message to whoever has room.
-Prefetch bounds what waits here, concurrency what runs.
+Prefetch bounds what waits here, concurrency what runs. With `batch`, what has come in one turn of the loop is
+handled together; nobody waits for more to come.
 
 Source    Hohpe & Woolf, Enterprise Integration Patterns (2003), Competing Consumers.
 
@@ -13,37 +14,45 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from eventplat.broker.topology import Queue
 from eventplat.broker.transport import Delivery, Subscription, Transport
 
 logger = logging.getLogger(__name__)
 
+Process = Callable[[Sequence[Delivery]], Awaitable[None]]
+
+
+def one_by_one(process: Callable[[Delivery], Awaitable[None]]) -> Process:
+    """For a consumer without batches: `process` gets the one delivery."""
+
+    async def each(deliveries: Sequence[Delivery]) -> None:
+        for delivery in deliveries:
+            await process(delivery)
+
+    return each
+
 
 class Consumer:
-    """Runs `process` for every delivery of `queue`; `process` settles the delivery itself."""
+    """Runs `process` for the deliveries of `queue`, at most `batch` at a time; `process` settles each of them."""
 
     def __init__(
-        self,
-        transport: Transport,
-        queue: Queue,
-        process: Callable[[Delivery], Awaitable[None]],
-        *,
-        prefetch: int,
-        concurrency: int,
+        self, transport: Transport, queue: Queue, process: Process, *, prefetch: int, concurrency: int, batch: int = 1
     ) -> None:
         self.queue = queue
-        self._transport, self._process, self._prefetch, self._concurrency = transport, process, prefetch, concurrency
+        self._transport, self._process = transport, process
+        self._prefetch, self._concurrency, self._batch = prefetch, concurrency, batch
         self._waiting: deque[Delivery] = deque()
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: dict[asyncio.Task[None], int] = {}    # and how many deliveries each has
         self._subscription: Subscription | None = None
-        self._is_stopping = False
+        self._is_filling = False
+        self._is_over = False
 
     @property
     def in_flight(self) -> int:
         """Deliveries being handled now."""
-        return len(self._running)
+        return sum(self._running.values())
 
     @property
     def is_active(self) -> bool:
@@ -51,45 +60,56 @@ class Consumer:
         return self._subscription is not None and self._subscription.is_active
 
     async def start(self) -> None:
-        self._is_stopping = False
+        self._is_over = False
         self._subscription = await self._transport.consume(self.queue, self._receive, prefetch=self._prefetch)
 
     async def stop(self, within_s: float = 10.0) -> None:
-        """Take nothing new, finish what runs within `within_s` seconds; the rest comes again elsewhere."""
-        self._is_stopping = True
+        """Take nothing new, handle within `within_s` seconds what was delivered; the rest comes again elsewhere."""
         if self._subscription is not None:
             await self._subscription.cancel()
+        try:
+            async with asyncio.timeout(within_s):
+                while self._waiting or self._running:
+                    self._fill()
+                    await asyncio.wait(self._running)
+        except TimeoutError:
+            logger.warning("%s: %d deliveries were not finished in %g s; they come again", self.queue.name, self.in_flight, within_s)
+        self._is_over = True
         while self._waiting:
-            self._waiting.pop().requeue()
-        if self._running:
-            await asyncio.wait(self._running, timeout=within_s)
+            self._waiting.pop().requeue()  # counted as a delivery: therefore only what is left in the end
         for task in self._running:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
 
     def _receive(self, delivery: Delivery) -> None:
-        if self._is_stopping:
+        if self._is_over:
             delivery.requeue()
-        elif len(self._running) < self._concurrency:
-            self._begin(delivery)
-        else:
-            self._waiting.append(delivery)
+            return
+        self._waiting.append(delivery)
+        if self._batch == 1:
+            self._fill()
+        elif not self._is_filling:
+            self._is_filling = True
+            asyncio.get_running_loop().call_soon(self._fill)  # after all that came in this turn
 
-    def _begin(self, delivery: Delivery) -> None:
-        task = asyncio.create_task(self._handle(delivery))
-        self._running.add(task)
-        task.add_done_callback(self._ended)
+    def _fill(self) -> None:
+        self._is_filling = False
+        while self._waiting and len(self._running) < self._concurrency and not self._is_over:
+            taken = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._batch))]
+            task = asyncio.create_task(self._handle(taken))
+            self._running[task] = len(taken)
+            task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        self._running.discard(task)
-        if self._waiting and not self._is_stopping:
-            self._begin(self._waiting.popleft())
+        del self._running[task]
+        self._fill()
 
-    async def _handle(self, delivery: Delivery) -> None:
+    async def _handle(self, deliveries: Sequence[Delivery]) -> None:
         try:
-            await self._process(delivery)
-        except asyncio.CancelledError:
-            raise
-        except Exception:  # a bug of the platform: visible, and the message comes again
-            logger.exception("a delivery of %s was not settled; it comes again", self.queue.name)
-            delivery.requeue()
+            await self._process(deliveries)
+        except (Exception, asyncio.CancelledError) as error:  # a bug of the platform: visible, and the message comes again
+            if isinstance(error, asyncio.CancelledError) and self._is_over:
+                raise
+            logger.exception("%d deliveries of %s were not settled; they come again", len(deliveries), self.queue.name)
+            for delivery in deliveries:
+                delivery.requeue()

@@ -31,11 +31,12 @@ from pathlib import Path
 from eventplat.broker import embedded_topology
 from eventplat.broker.embedded_broker import EmbeddedBroker, shared
 from eventplat.broker.embedded_kombu import EmbeddedChannel, EmbeddedConnection
+from eventplat.broker.embedded_queue import QueueState
 from eventplat.broker.embedded_turn import Turns
 from eventplat.broker.topology import Queue, Topology
-from eventplat.broker.transport import Outcome, Outgoing, Receive, TransportState
+from eventplat.broker.transport import Outcome, Outgoing, Receive, TransportState, check_prefetch
 from eventplat.clock import Clock
-from eventplat.errors import BrokerUnavailable
+from eventplat.errors import BrokerError, BrokerUnavailable
 
 WINDOW = 1_000  # messages of one batch per turn: bounds how long a turn keeps the loop
 
@@ -49,6 +50,10 @@ class EmbeddedSubscription:
     @property
     def is_active(self) -> bool:
         return self._is_active
+
+    @property
+    def queue_name(self) -> str:
+        return self._queue.name
 
     async def cancel(self) -> None:
         self.detach()
@@ -117,6 +122,7 @@ class EmbeddedTransport:
         embedded_topology.verify(self._turns().router, topology)
 
     async def publish(self, batch: Sequence[Outgoing], *, timeout_s: float = 10.0) -> list[Outcome]:
+        self._turns()  # also of an empty batch: a closed transport says so
         outcomes: list[Outcome] = []
         try:
             async with asyncio.timeout(timeout_s):
@@ -130,6 +136,7 @@ class EmbeddedTransport:
         return outcomes
 
     async def consume(self, queue: Queue, receive: Receive, *, prefetch: int) -> EmbeddedSubscription:
+        check_prefetch(prefetch)
         turns, connection = self._turns(), self._connection
         if connection is None:
             raise BrokerUnavailable("the embedded broker is not open")
@@ -149,6 +156,7 @@ class EmbeddedTransport:
         state = turns.queues.get(queue)
         if state is None:
             return None
+        self._check_owner(state)
         turns.expire(state)
         return len(state)
 
@@ -159,8 +167,15 @@ class EmbeddedTransport:
             TopologyMissing: There is no such queue.
         """
         turns = self._turns()
-        for copy in embedded_topology.existing(turns.router, queue).take_all():
+        state = embedded_topology.existing(turns.router, queue)
+        self._check_owner(state)
+        for copy in state.take_all():
             turns.forget(copy)
+
+    def _check_owner(self, state: QueueState) -> None:
+        """As RabbitMQ, 405: an exclusive queue is nobody else's to look at."""
+        if state.is_exclusive and not any(mine.is_active and mine.queue_name == state.name for mine in self._subscriptions):
+            raise BrokerError(f"queue {state.name!r} is exclusive to another transport")
 
     def _joined(self) -> EmbeddedBroker:
         if self._broker is None:

@@ -37,6 +37,8 @@ class Message:
     def of(cls, outgoing: Outgoing) -> Message:
         """A snapshot of `outgoing`: what its publisher does to it later is not seen here."""
         properties = fresh(outgoing.properties)
+        for name in [name for name in properties.headers if name.startswith("x-")]:
+            del properties.headers[name]  # a broker's own, as on RabbitMQ
         return cls(outgoing.exchange, outgoing.routing_key, properties, outgoing.body, is_persistent=outgoing.persistent)
 
 

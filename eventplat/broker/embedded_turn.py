@@ -34,14 +34,13 @@ from eventplat.broker.embedded_delivery import EmbeddedDelivery
 from eventplat.broker.embedded_journal import Journal, encoded, row
 from eventplat.broker.embedded_kombu import EmbeddedChannel, EmbeddedConnection, Held, Publication
 from eventplat.broker.embedded_queue import Copy, Message, QueueState
+from eventplat.broker.refusal import refusal
 from eventplat.broker.transport import Confirmed, Nacked, Outcome, Outgoing, Returned
 from eventplat.clock import Clock
 from eventplat.errors import BrokerUnavailable, EventplatError
 from eventplat.failpoints import InjectedFault, failpoint
 
 logger = logging.getLogger(__name__)
-
-EXPIRATION_MS_MAX = 2**32      # RabbitMQ's too
 
 Accepted: TypeAlias = tuple[EmbeddedChannel, EmbeddedDelivery]
 
@@ -104,19 +103,15 @@ class Turns:
     # --- noting ------------------------------------------------------------------------------------------------
 
     def publish(self, batch: Sequence[Outgoing]) -> tuple[list[Outcome], asyncio.Future[None] | None]:
-        """Route `batch`. The outcomes hold once the future is done; without a future at once.
-
-        Raises:
-            TypeError: A header that the journal cannot keep. Nothing was published.
-        """
-        messages = [self._message(outgoing) for outgoing in batch]
+        """Route `batch`. The outcomes hold once the future is done; without a future at once."""
         outcomes: list[Outcome] = []
         publications: list[Publication] = []
-        for message, outgoing in zip(messages, batch, strict=True):
-            if outgoing.exchange and outgoing.exchange not in (self.state.exchanges or ()):
-                outcomes.append(Nacked(f"no exchange {outgoing.exchange!r}"))
+        for outgoing in batch:
+            refused = self._refusal(outgoing)
+            if refused is not None:
+                outcomes.append(refused)
                 continue
-            publication = self.router.publish(Publication(message, self._add))
+            publication = self.router.publish(Publication(self._message(outgoing), self._add))
             if publication.copies:
                 publications.append(publication)
             outcomes.append(_CONFIRMED if publication.copies or not outgoing.mandatory else _NO_ROUTE)
@@ -178,6 +173,11 @@ class Turns:
             for copy in queue.take_expired(self._clock.time_us()):
                 self.dead_letter(copy)
 
+    def _refusal(self, outgoing: Outgoing) -> Nacked | None:
+        if outgoing.exchange and outgoing.exchange not in (self.state.exchanges or ()):
+            return Nacked(f"no exchange {outgoing.exchange!r}")
+        return refusal(outgoing)
+
     def _message(self, outgoing: Outgoing) -> Message:
         message = Message.of(outgoing)
         if self._journal is not None and message.is_persistent:
@@ -186,7 +186,7 @@ class Turns:
 
     def _add(self, publication: Publication, queue: QueueState) -> None:
         expiration = publication.message.properties.expiration
-        expires_us = None if expiration is None else self._clock.time_us() + min(int(expiration), EXPIRATION_MS_MAX) * 1_000
+        expires_us = None if expiration is None else self._clock.time_us() + int(expiration) * 1_000
         publication.copies.append(Copy(next(self.ids), queue, publication.message, expires_us=expires_us))
 
     def _soon(self) -> None:

@@ -25,7 +25,7 @@ from eventplat.broker.rabbitmq_connection import HEARTBEAT_S, Backoff, Link
 from eventplat.broker.rabbitmq_consumer import RabbitSubscription
 from eventplat.broker.rabbitmq_publisher import WINDOW, Publisher
 from eventplat.broker.topology import Queue, Topology
-from eventplat.broker.transport import Outcome, Outgoing, Receive, Subscription, TransportState
+from eventplat.broker.transport import Outcome, Outgoing, Receive, Subscription, TransportState, check_prefetch
 from eventplat.clock import Clock
 
 CONNECT_TIMEOUT_S = 10.0
@@ -40,7 +40,7 @@ class RabbitTransport:
         name: Of the process, as the broker's operators see it.
         clock: For backoff.
         window: Messages that may wait for a confirm at a time.
-        connect_timeout_s: Seconds `open` and `consume` may take.
+        connect_timeout_s: Seconds `open` and `consume` may take, and all others may wait for a connection.
         heartbeat_s: Whole seconds; a dead connection is noticed within two of them.
         chance: 0..1, for the backoff's jitter.
     """
@@ -87,15 +87,16 @@ class RabbitTransport:
         await asyncio.gather(self._publishing.close(), self._consuming.close())
 
     async def declare(self, topology: Topology) -> None:
-        await rabbitmq_topology.declare(self._consuming, topology)
+        await rabbitmq_topology.declare(self._consuming, topology, within_s=self._connect_timeout_s)
 
     async def verify(self, topology: Topology) -> None:
-        await rabbitmq_topology.verify(self._consuming, topology)
+        await rabbitmq_topology.verify(self._consuming, topology, within_s=self._connect_timeout_s)
 
     async def publish(self, batch: Sequence[Outgoing], *, timeout_s: float = 10.0) -> list[Outcome]:
         return await self._publisher.publish(batch, timeout_s=timeout_s)
 
     async def consume(self, queue: Queue, receive: Receive, *, prefetch: int) -> Subscription:
+        check_prefetch(prefetch)
         subscription = RabbitSubscription(self._consuming, queue, receive, prefetch=prefetch, backoff=self._backoff())
         self._subscriptions.append(subscription)
         try:
@@ -106,10 +107,10 @@ class RabbitTransport:
         return subscription
 
     async def depth(self, queue: str) -> int | None:
-        return await rabbitmq_topology.depth(self._consuming, queue)
+        return await rabbitmq_topology.depth(self._consuming, queue, within_s=self._connect_timeout_s)
 
     async def purge(self, queue: str) -> None:
-        await rabbitmq_topology.purge(self._consuming, queue)
+        await rabbitmq_topology.purge(self._consuming, queue, within_s=self._connect_timeout_s)
 
     def _backoff(self) -> Backoff:
         return Backoff(self._clock, self._chance)

@@ -134,6 +134,7 @@ class Link:
         self._connection: AsyncioConnection | None = None
         self._lost: asyncio.Future[str] | None = None
         self._up = asyncio.Event()
+        self._up.set()  # not opened is as closed: whoever asks for a channel learns that there will be none
         self._supervisor: asyncio.Task[None] | None = None
         self._attempts = 0
         self._is_closed, self._is_blocked, self._has_stood = True, False, False
@@ -174,6 +175,18 @@ class Link:
         self._up.set()  # whoever waits for a channel learns that there will be none
         if connection is not None and lost is not None:
             await _leave(connection, lost)
+
+    async def connected(self, within_s: float) -> None:
+        """Return as soon as there is a connection.
+
+        Raises:
+            BrokerUnavailable: There was none in `within_s` seconds, with the last reason.
+        """
+        try:
+            async with asyncio.timeout(within_s):
+                await self._up.wait()
+        except TimeoutError:
+            raise BrokerUnavailable(f"{self._shown}: not connected within {within_s:g} s: {self._reason}") from None
 
     async def channel(self) -> Channel:
         """A new channel, as soon as there is a connection.

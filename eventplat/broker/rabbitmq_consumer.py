@@ -7,6 +7,8 @@ another message on the next channel, and the broker delivers it again anyway.
 
 Gone      a durable queue that is not there is asked for again with backoff; meanwhile `is_active` is False.
 Locked    the broker may hold a dead connection for a while, and its exclusive queues with it (405): asked for again.
+          So is one that another consumer of this connection has (403).
+Unbound   an exclusive queue whose exchange is not there is deleted again: it would fill without a consumer.
 Acks      leave once per loop turn, the contiguous prefix in one frame (`broker.rabbitmq_acks`).
 
 Source: RabbitMQ, "Consumers", consumer cancel notifications; "Consumer Acknowledgements".
@@ -70,6 +72,7 @@ class Attachment:
         self._acks = Acks()
         self._needs_acks = queue.type != "exclusive"
         self._is_flushing = self._is_stopping = False
+        self.is_consuming = False
         self._tag = ""
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         channel.ended.add_done_callback(lambda ended: resolve(self.ended, str(ended.result())))
@@ -91,8 +94,9 @@ class Attachment:
             self._tag = f"{self._queue.name}#{raw.channel_number}"
             await ask(
                 raw.basic_consume, queue=self._queue.name, on_message_callback=self._on_message,
-                auto_ack=not self._needs_acks, consumer_tag=self._tag,
+                auto_ack=not self._needs_acks, exclusive=not self._needs_acks, consumer_tag=self._tag,
             )
+            self.is_consuming = True
         except BaseException:
             self._channel.close()
             raise
@@ -143,6 +147,7 @@ class Attachment:
         self._channel.close()
 
     def _on_message(self, _: Any, method: Any, properties: Any, body: bytes) -> None:
+        self.is_consuming = True  # a turn before `begin` hears of it
         if self._needs_acks:
             self._acks.delivered(method.delivery_tag)
         count = delivery_count(properties, redelivered=method.redelivered)
@@ -165,7 +170,7 @@ class RabbitSubscription:
 
     @property
     def is_active(self) -> bool:
-        return self._attachment is not None and not self._attachment.ended.done()
+        return self._attachment is not None and self._attachment.is_consuming and not self._attachment.ended.done()
 
     async def start(self, within_s: float) -> None:
         """Consume for the first time.
@@ -212,7 +217,8 @@ class RabbitSubscription:
                 attachment = await self._attach()
             except ChannelEnded as ended:
                 if ended.code == NOT_FOUND and not first.done():
-                    first.set_result(TopologyMissing(ended.text))
+                    await self._withdraw()
+                    resolve(first, TopologyMissing(ended.text))
                     return
                 self._log("a queue cannot be consumed", str(ended))
                 await self._backoff.wait()
@@ -220,7 +226,6 @@ class RabbitSubscription:
             except BrokerUnavailable as error:
                 resolve(first, error)
                 return
-            self._attachment = attachment
             self._backoff.stands()
             resolve(first, None)
             reason = await asyncio.shield(attachment.ended)
@@ -229,8 +234,20 @@ class RabbitSubscription:
 
     async def _attach(self) -> Attachment:
         attachment = Attachment(await self._link.channel(), self._queue, self._receive)
+        self._attachment = attachment  # before the first delivery: its ack may be followed by `detach` at once
         await attachment.begin(self._prefetch)
         return attachment
+
+    async def _withdraw(self) -> None:
+        """Delete the exclusive queue that could not be bound."""
+        if self._queue.type != "exclusive":
+            return
+        try:
+            channel = await self._link.channel()
+            await channel.ask(channel.raw.queue_delete, queue=self._queue.name, if_unused=True)
+            channel.close()
+        except (ChannelEnded, BrokerUnavailable) as error:  # then it goes with the connection
+            self._log("an exclusive queue was not deleted", str(error))
 
     def _log(self, event: str, reason: str) -> None:
         logger.warning(event, extra={"queue": self._queue.name, "reason": reason})

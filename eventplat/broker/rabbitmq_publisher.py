@@ -18,18 +18,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import struct
 from collections import deque
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, cast
 
-from pika.exceptions import AMQPError, ChannelWrongStateError, ConnectionWrongStateError
+from pika.exceptions import ChannelWrongStateError, ConnectionWrongStateError
 from pika.spec import Basic
 
 from eventplat.broker.rabbitmq_confirms import Batch, Confirms, Slot
 from eventplat.broker.rabbitmq_connection import Backoff, Channel, ChannelEnded, Link
 from eventplat.broker.rabbitmq_properties import to_pika
+from eventplat.broker.refusal import refusal
 from eventplat.broker.transport import Nacked, Outcome, Outgoing
 from eventplat.errors import BrokerUnavailable
 
@@ -62,9 +62,12 @@ class Publisher:
             supervisor.cancel()
             await asyncio.wait({supervisor})
         lane, self._lane = self._lane, None
-        for slot in [*self._waiting, *(lane.confirms.live() if lane else ())]:
+        suspects = [slot for group in self._suspects for slot in group]
+        for slot in [*self._waiting, *suspects, *(lane.confirms.live() if lane else ())]:
             slot.batch.fail("the transport was closed")
         self._waiting.clear()
+        self._suspects.clear()
+        self._is_isolating = False
 
     async def publish(self, messages: Sequence[Outgoing], *, timeout_s: float) -> list[Outcome]:
         """As `Transport.publish`."""
@@ -73,7 +76,12 @@ class Publisher:
         if not messages:
             return []
         batch = Batch(len(messages))
-        self._waiting.extend(Slot(batch, index, message) for index, message in enumerate(messages))
+        for slot in [Slot(batch, index, message) for index, message in enumerate(messages)]:
+            refused = refusal(slot.message)
+            if refused is None:
+                self._waiting.append(slot)
+            else:
+                slot.settle(refused)
         self._pump()
         try:
             async with asyncio.timeout(timeout_s):
@@ -81,8 +89,12 @@ class Publisher:
         except TimeoutError:
             self._retire_lane_of(batch)
             raise BrokerUnavailable(
-                f"{batch.left} of {len(messages)} messages were not settled in {timeout_s:g} s (connection: {self._link.state})"
+                f"{batch.left} of {len(messages)} messages were not settled in {timeout_s:g} s (connection: {self._link.state})",
+                outcomes=batch.outcomes,
             ) from None
+        except BrokerUnavailable as error:
+            error.outcomes = batch.outcomes
+            raise
         finally:
             batch.is_over = True
             if batch.left:
@@ -218,7 +230,7 @@ class _Lane:
             )
         except (ChannelWrongStateError, ConnectionWrongStateError):
             return False
-        except (AMQPError, ValueError, TypeError, OverflowError, AssertionError, struct.error) as error:
+        except Exception as error:  # one that `refusal` let pass: its neighbours must not pay for it
             slot.settle(Nacked(f"it cannot be written as AMQP: {error!r}"))
             return True
         self.confirms.sent(slot)

@@ -1,8 +1,8 @@
 """Declaring and asking: exchanges, queues and bindings on RabbitMQ.
 
 Everything happens on a channel of its own, since the broker answers what it refuses by closing the channel:
-404 is not there, 406 is there with other arguments. Bindings can be made but not asked for over AMQP, so
-`verify` looks at exchanges and queues only.
+404 is not there, 406 is there with other arguments. While there is no connection a caller waits at most `within_s`.
+Bindings can be made but not asked for over AMQP, so `verify` looks at exchanges and queues only.
 
 Source: AMQP 0-9-1, exchange.declare and queue.declare, passive.
 """
@@ -19,9 +19,9 @@ from eventplat.errors import BrokerError, BrokerUnavailable, TopologyMismatch, T
 NOT_FOUND, PRECONDITION_FAILED = 404, 406
 
 
-async def declare(link: Link, topology: Topology) -> None:
+async def declare(link: Link, topology: Topology, *, within_s: float) -> None:
     """Create what is missing. Exclusive queues are their consumers' own."""
-    async with _channel(link) as channel:
+    async with _channel(link, within_s) as channel:
         for exchange in topology.exchanges:
             with_type = {"exchange": exchange.name, "exchange_type": exchange.type, "durable": True}
             await _ask(channel, exchange, channel.raw.exchange_declare, **with_type)
@@ -34,9 +34,9 @@ async def declare(link: Link, topology: Topology) -> None:
                 await _ask(channel, queue, channel.raw.queue_bind, queue=queue.name, **where)
 
 
-async def verify(link: Link, topology: Topology) -> None:
+async def verify(link: Link, topology: Topology, *, within_s: float) -> None:
     """Ask for everything, create nothing."""
-    async with _channel(link) as channel:
+    async with _channel(link, within_s) as channel:
         for exchange in topology.exchanges:
             with_type = {"exchange": exchange.name, "exchange_type": exchange.type, "passive": True}
             await _ask(channel, exchange, channel.raw.exchange_declare, **with_type)
@@ -45,9 +45,9 @@ async def verify(link: Link, topology: Topology) -> None:
                 await _ask(channel, queue, channel.raw.queue_declare, queue=queue.name, passive=True)
 
 
-async def depth(link: Link, queue: str) -> int | None:
+async def depth(link: Link, queue: str, *, within_s: float) -> int | None:
     """Ready messages; None where there is no such queue."""
-    async with _channel(link) as channel:
+    async with _channel(link, within_s) as channel:
         try:
             answer = await channel.ask(channel.raw.queue_declare, queue=queue, passive=True)
         except ChannelEnded as ended:
@@ -57,14 +57,15 @@ async def depth(link: Link, queue: str) -> int | None:
         return int(answer.method.message_count)
 
 
-async def purge(link: Link, queue: str) -> None:
+async def purge(link: Link, queue: str, *, within_s: float) -> None:
     """Drop every ready message."""
-    async with _channel(link) as channel:
+    async with _channel(link, within_s) as channel:
         await _ask(channel, Queue(queue), channel.raw.queue_purge, queue=queue)
 
 
 @asynccontextmanager
-async def _channel(link: Link) -> AsyncIterator[Channel]:
+async def _channel(link: Link, within_s: float) -> AsyncIterator[Channel]:
+    await link.connected(within_s)
     try:
         channel = await link.channel()
         try:

@@ -1,16 +1,28 @@
 """The transport contract: what a broker does for eventplat, in words that both brokers keep.
 
 Two implementations: `broker.rabbitmq` (pika) and `broker.embedded` (kombu's virtual transport with a
-journal). tests/conformance runs one suite on both; a difference fails CI.
+journal). tests/conformance runs one suite on both; a difference that is not named below fails CI.
 
 Publishing   persistent, confirmed; a mandatory message that reaches no queue comes back as `Returned`.
              `Confirmed` means: every queue copy is on disk. Order of one publisher to one queue is kept.
+             What AMQP cannot carry is `Nacked` alone (`broker.refusal`); headers named `x-...` are a broker's own and not sent.
 Consuming    prefetch bounds the unsettled deliveries of one consumer. Every delivery is settled once:
              `ack`, `requeue` (back to its own queue, counted) or `dead_letter` (to the queue's dead letter
              binding). Settling a delivery of a connection that is gone does nothing: it will come again.
+             What comes again goes before what was never handed out; in which order among itself is not promised.
+Exclusive    a queue of one consumer of one transport: another consumer, and another transport that asks for its depth, is refused.
 Connection   the transport supervises itself: lost connections, cancelled consumers and deleted channels
              come back the same way, with backoff; exclusive queues are declared anew under the same name.
 Threads      none: everything happens on the loop that opened the transport; `receive` is called on it.
+
+| where they differ | RabbitMQ | embedded |
+|---|---|---|
+| a message beside one that the broker refused (`Nacked`) | may arrive twice | once |
+| `user_id` of another user | `Nacked` | kept: there are no users |
+| `delivery_count` in a classic queue | 0 or 1 | exact |
+| a publish that `close` overtakes | `BrokerUnavailable` | confirmed first |
+| after a `declare` that failed | what came before the fault is there | nothing is there |
+| an exclusive queue that somebody has | refused after the connect timeout | at once |
 
 Next: broker.rabbitmq, broker.embedded
 """
@@ -51,7 +63,7 @@ class Returned:
 
 @dataclass(frozen=True, slots=True)
 class Nacked:
-    """The broker refused it (a full queue, a lost majority, no such exchange): not kept by every queue."""
+    """The broker refused it (a full queue, a lost majority, no such exchange), or AMQP cannot carry it: not kept by every queue."""
 
     reason: str
 
@@ -92,6 +104,15 @@ class Delivery(Protocol):
         ...
 
 
+PREFETCH_MAX = 65_535
+
+
+def check_prefetch(prefetch: int) -> None:
+    """Refuse one that would bound nothing, as 0 does on the wire."""
+    if not 1 <= prefetch <= PREFETCH_MAX:
+        raise ValueError(f"prefetch is 1..{PREFETCH_MAX}, not {prefetch}")
+
+
 Receive: TypeAlias = Callable[[Delivery], None]
 """Called on the loop for each delivery; must not block and must not raise."""
 
@@ -120,7 +141,7 @@ class Transport(Protocol):
         ...
 
     async def open(self) -> None:
-        """Connect.
+        """Connect. A transport that was closed may be opened again; its consumers do not come back.
 
         Raises:
             BrokerUnavailable: Not reached within the connect timeout, with the last reason.
@@ -132,10 +153,11 @@ class Transport(Protocol):
         ...
 
     async def declare(self, topology: Topology) -> None:
-        """Create what is missing; idempotent.
+        """Create what is missing; idempotent. Bindings are added to those that are there; exclusive queues are left out.
 
         Raises:
             TopologyMismatch: A queue or exchange exists with other arguments.
+            TopologyMissing: A binding names an exchange that is not there.
         """
         ...
 
@@ -160,7 +182,8 @@ class Transport(Protocol):
             One outcome per message, in the same order.
 
         Raises:
-            BrokerUnavailable: Not settled in `timeout_s`, or the connection was lost: some may have arrived.
+            BrokerUnavailable: Not settled in `timeout_s`, or the connection was lost: some may have arrived. Its
+                `outcomes`, where there are any, tell what is known of each message.
         """
         ...
 
@@ -174,14 +197,25 @@ class Transport(Protocol):
             prefetch: Unsettled deliveries at a time, 1..65_535.
 
         Raises:
-            TopologyMissing: A durable queue is not there.
+            TopologyMissing: A durable queue, or an exchange that an exclusive one is bound to, is not there.
+            BrokerUnavailable: The queue is exclusive to another consumer, or durable where an exclusive one is asked for.
+            ValueError: The prefetch bounds nothing.
         """
         ...
 
     async def depth(self, queue: str) -> int | None:
-        """Messages ready in `queue` (not those delivered and unsettled); None where there is no such queue."""
+        """Messages ready in `queue` (not those delivered and unsettled); None where there is no such queue.
+
+        Raises:
+            BrokerError: It is exclusive to another transport.
+        """
         ...
 
     async def purge(self, queue: str) -> None:
-        """Drop every ready message of `queue`: tests and operators only."""
+        """Drop every ready message of `queue`: tests and operators only.
+
+        Raises:
+            TopologyMissing: There is no such queue.
+            BrokerError: It is exclusive to another transport.
+        """
         ...

@@ -21,7 +21,8 @@ from eventplat.settings import load
 @click.option("--orders", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A retail file (.csv.gz) instead.")
 @click.option("--url", help="A running gateway, instead of one process here.")
 @click.option("--token", envvar="EVENTPLAT_DEMO_TOKEN", help="Bearer token for that gateway.")
-def command(count: int, seed: int, orders: Path | None, url: str | None, token: str | None) -> None:
+@click.option("--data", type=click.Path(file_okay=False, path_type=Path), help="Keep the databases in this folder.")
+def command(count: int, seed: int, orders: Path | None, url: str | None, token: str | None, data: Path | None) -> None:
     """Run the shop and check every unit of stock and money; exit 0 only if every check holds."""
     configure(load(log_level="warning"))
     services = discover()
@@ -29,5 +30,5 @@ def command(count: int, seed: int, orders: Path | None, url: str | None, token: 
         demo = importlib.import_module("services.demo.main")
     except ModuleNotFoundError as error:
         raise NoSuchService(f"this folder has no demo ({error})") from None
-    options = demo.Options(count=count, seed=seed, orders=orders, url=url, token=token)
+    options = demo.Options(count=count, seed=seed, orders=orders, url=url, token=token, data=data)
     sys.exit(0 if asyncio.run(demo.main(services, options)) else 1)

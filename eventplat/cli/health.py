@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-import urllib.error
 import urllib.request
+from http.client import HTTPException
 
 import click
 
@@ -22,7 +22,7 @@ def command(url: str) -> None:
     try:
         with urllib.request.urlopen(url, timeout=3) as answer:  # noqa: S310 - checked above
             click.echo(answer.read().decode(errors="replace"))
-    except (urllib.error.URLError, TimeoutError) as error:
+    except (OSError, HTTPException, ValueError) as error:  # a URLError is an OSError; no HTTP, a broken answer, no such URL
         click.echo(f"not ready: {error}", err=True)
         sys.exit(1)
 

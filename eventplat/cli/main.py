@@ -46,7 +46,7 @@ def cli() -> None:
 def main() -> None:
     """The entry point: an error of the platform is its text and exit code 1, not a traceback."""
     try:
-        cli()
+        cli(prog_name="eventplat")
     except Exception as error:
         from eventplat.errors import EventplatError  # noqa: PLC0415 - quick start
 

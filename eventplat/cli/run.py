@@ -12,5 +12,8 @@ from eventplat.service.load import load_service
 @click.argument("modules", nargs=-1, required=True, metavar="MODULE...")
 @click.option("--gateway", is_flag=True, help="Also serve HTTP in this process.")
 def command(modules: tuple[str, ...], gateway: bool) -> None:
-    """Run services: modules as services.stock, or files as app.py."""
+    """Run services in this process.
+
+    MODULE is as services.stock or app.py.
+    """
     run(*(load_service(module) for module in modules), gateway=gateway)

@@ -20,7 +20,10 @@ def command() -> None:
 @click.argument("modules", nargs=-1, metavar="[MODULE...]")
 @click.option("--dry-run", is_flag=True, help="Print what would be declared.")
 def apply(modules: tuple[str, ...], dry_run: bool) -> None:
-    """Declare what MODULE... (default: every service in services/) needs; what is there stays."""
+    """Declare what services need; what is there stays.
+
+    MODULE is as services.stock or app.py; without one, every service in services/.
+    """
     services = [load_service(module) for module in modules] if modules else discover()
     wanted = asyncio.run(apply_topology(services, load(), dry_run=dry_run))
     for exchange in wanted.exchanges:

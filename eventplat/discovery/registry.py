@@ -24,7 +24,7 @@ from eventplat.broker.topology import REGISTRY, Binding, Names, Queue
 from eventplat.broker.transport import Delivery, Outgoing, Subscription, Transport
 from eventplat.clock import Clock
 from eventplat.discovery.announcer import ANNOUNCE_S, HEARTBEAT, MANIFEST, WHO
-from eventplat.discovery.instance import Heartbeat, Manifest
+from eventplat.discovery.instance import Heartbeat, Manifest, digest_of
 from eventplat.errors import BrokerUnavailable
 from eventplat.lifecycle import Loop
 from eventplat.messages.codec import CONTENT_TYPE, Properties
@@ -54,6 +54,7 @@ class Registry:
         self._queue = Queue(names.waiting(f"{self._new_id()}.registry"), "exclusive", (Binding(self._exchange, ""),))
         self._heard: dict[str, tuple[Heartbeat, float]] = {}      # by instance
         self._manifests: dict[str, Manifest] = {}                 # by service: the newest announced
+        self._digests: dict[str, str] = {}                        # by service: of that manifest, as it was said
         self._by_digest: dict[str, Manifest] = {}                 # in the order they were first heard
         self._unknown: set[str] = set()
         self._subscription: Subscription | None = None
@@ -94,7 +95,7 @@ class Registry:
             if delivery.properties.type == HEARTBEAT:
                 self._hear(Heartbeat.model_validate_json(delivery.body))
             elif delivery.properties.type == MANIFEST:
-                self._learn(Manifest.model_validate_json(delivery.body))
+                self._learn(Manifest.model_validate_json(delivery.body), digest_of(delivery.body))
         except ValidationError as error:
             logger.warning("dropped an announcement that cannot be read: %s", error.error_count())
 
@@ -104,31 +105,32 @@ class Registry:
             return
         self._heard[heartbeat.instance] = (heartbeat, self._clock.monotonic())
         if heartbeat.digest in self._by_digest:
-            self._adopt(self._by_digest[heartbeat.digest])
+            self._adopt(self._by_digest[heartbeat.digest], heartbeat.digest)
         else:
             self._unknown.add(heartbeat.digest)  # asked for in the next turn: its manifest may be on its way
 
-    def _learn(self, manifest: Manifest) -> None:
-        self._by_digest.setdefault(manifest.digest, manifest)
-        self._unknown.discard(manifest.digest)
-        self._adopt(manifest)
+    def _learn(self, manifest: Manifest, digest: str) -> None:
+        self._by_digest.setdefault(digest, manifest)
+        self._unknown.discard(digest)
+        self._adopt(manifest, digest)
 
-    def _adopt(self, manifest: Manifest) -> None:
+    def _adopt(self, manifest: Manifest, digest: str) -> None:
         """Let the newest version speak for its service while releases run side by side."""
-        known = self._manifests.get(manifest.service)
-        if known is not None and (known.digest == manifest.digest or self._still_speaks(known, manifest)):
+        service = manifest.service
+        if service in self._manifests and (self._digests[service] == digest or self._still_speaks(service, manifest, digest)):
             return
-        self._manifests[manifest.service] = manifest
+        self._manifests[service], self._digests[service] = manifest, digest
         self._keep()
         self._changed()
 
-    def _still_speaks(self, known: Manifest, other: Manifest) -> bool:
-        if known.digest not in {heartbeat.digest for heartbeat in self.instances(known.service)}:
+    def _still_speaks(self, service: str, other: Manifest, other_digest: str) -> bool:
+        known, digest = self._manifests[service], self._digests[service]
+        if digest not in {heartbeat.digest for heartbeat in self.instances(service)}:
             return False
         if known.version != other.version:
             return _order(known.version) > _order(other.version)
         heard = list(self._by_digest)
-        return heard.index(known.digest) > heard.index(other.digest)
+        return heard.index(digest) > heard.index(other_digest)
 
     def _changed(self) -> None:
         for listener in self._listeners:
@@ -142,7 +144,7 @@ class Registry:
         for instance, (_, at) in list(self._heard.items()):
             if now - at > self._term_s * FORGOTTEN_TERMS:
                 del self._heard[instance]
-        needed = {manifest.digest for manifest in self._manifests.values()} | {heartbeat.digest for heartbeat, _ in self._heard.values()}
+        needed = set(self._digests.values()) | {heartbeat.digest for heartbeat, _ in self._heard.values()}
         for digest in self._by_digest.keys() - needed:
             del self._by_digest[digest]
         if self._unknown:
@@ -178,6 +180,7 @@ class Registry:
             for value in json.loads(self._view_path.read_text()):
                 manifest = Manifest.model_validate(value)
                 self._manifests[manifest.service] = self._by_digest[manifest.digest] = manifest
+                self._digests[manifest.service] = manifest.digest
         except (OSError, ValueError, TypeError) as error:  # a ValidationError is a ValueError
             logger.warning("the kept view of the services cannot be read: %s", error)
         self._changed()

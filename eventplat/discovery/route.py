@@ -8,7 +8,7 @@ from typing import Literal
 
 from eventplat.errors import BadHandler
 from eventplat.messages.message import Message
-from eventplat.retry import Duration
+from eventplat.retry import Duration, seconds
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _SEGMENT = re.compile(r"[A-Za-z0-9._~-]+|\{[a-z_][a-z0-9_]*\}")
@@ -49,7 +49,8 @@ class Route:
         """Refuse a route that cannot be served.
 
         Raises:
-            BadHandler: Unknown method, malformed path, or a `{name}` that is no field of `message`.
+            BadHandler: Unknown method, malformed path, a `{name}` that is no field of `message` or stands there twice,
+                a status that says failure, or a wait that is none.
         """
         where = f"{message.__name__}: http={self.path!r}"
         if self.method not in METHODS or not self.template.startswith("/"):
@@ -60,6 +61,12 @@ class Route:
         for name in self.fields:
             if name not in message.model_fields:
                 raise BadHandler(f"{where}: {name!r} is no field of it. It has {', '.join(message.model_fields)}")
+        if len(set(self.fields)) != len(self.fields):
+            raise BadHandler(f"{where}: a field stands there twice")
+        if not 200 <= self.status <= 299:
+            raise BadHandler(f"{where}: status={self.status}. An answer has 200 to 299; a 'no' is raised: Rejected('reason', status=409)")
+        if not 0 <= seconds(self.wait) < float("inf"):
+            raise BadHandler(f"{where}: wait={self.wait}. A client waits 0 seconds or more")
         if message.kind == "query" and self.method != "GET":
             raise BadHandler(f"{where}: a query has no effect, so its method is GET")
         if message.kind == "command" and self.method == "GET":

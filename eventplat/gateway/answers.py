@@ -18,6 +18,12 @@ from eventplat.gateway.validation import Wrong
 from eventplat.messages.envelope import DONE, FAILED, REJECTED, RUNNING, Envelope
 
 RETRY_AFTER_S = 1
+NEXT_MOVES = {               # of a business "no", where the service names none
+    403: "Ask for the right that is missing, or for somebody who has it",
+    404: "Check the id: nothing stands under it",
+    422: "Mend what the reason names, and send it under a new Idempotency-Key: the same one is refused again",
+}
+NEXT_MOVE = "Read how things stand, and where it is still wanted send it under a new Idempotency-Key: the same one is refused again"
 MEMBERS = frozenset({"type", "title", "status", "code", "detail", "next", "reason"})   # a problem's own: no fact replaces them
 
 
@@ -89,9 +95,9 @@ def rejected(told: Mapping[str, Any]) -> Reply:
     status, reason, facts = told.get("status", 409), str(told.get("reason", "rejected")), dict(told.get("facts") or {})
     if not isinstance(status, int) or not 400 <= status < 500:
         status = 409
-    detail = str(facts.get("detail", ""))
+    detail, next_move = str(facts.get("detail", "")), str(facts.get("next") or NEXT_MOVES.get(status, NEXT_MOVE))
     members = {"reason": reason, **{name: value for name, value in facts.items() if name not in MEMBERS}}
-    return problem_reply(status, reason.replace("_", " ").capitalize(), "EP700", detail, "", None, members)
+    return problem_reply(status, reason.replace("_", " ").capitalize(), "EP700", detail, next_move, None, members)
 
 
 def failed(told: Mapping[str, Any], *, tells_cause: bool) -> Reply:

@@ -11,7 +11,7 @@ Next: gateway.forward
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from http import HTTPStatus
@@ -29,7 +29,7 @@ from eventplat.broker.topology import Names
 from eventplat.broker.transport import Transport
 from eventplat.clock import Clock, SystemClock
 from eventplat.discovery.registry import Registry
-from eventplat.errors import BrokerAway, GatewayError, NoRoute, SettingsError, UnknownOperation, WrongMethod
+from eventplat.errors import BrokerAway, GatewayError, InvalidRequest, NoRoute, SettingsError, UnknownOperation, WrongMethod
 from eventplat.gateway.answers import of_error
 from eventplat.gateway.docs import add_docs
 from eventplat.gateway.forward import Forwarder
@@ -50,13 +50,15 @@ logger = logging.getLogger(__name__)
 
 
 def create_app(
-    settings: Settings | None = None, *, transport: Transport | None = None, clock: Clock | None = None, chance: Chance | None = None
-) -> FastAPI:
+    settings: Settings | None = None, *, transport: Transport | None = None, clock: Clock | None = None, chance: Chance | None = None,
+    beside: Sequence[str] = (),
+) -> FastAPI:  # fmt: skip
     """The gateway as a FastAPI app; it connects when its lifespan begins.
 
     Args:
         settings: Default: from the environment.
         transport: An open one to share; default: one of its own.
+        beside: Services of the same process: the first request finds them.
     """
     settings, clock = settings or load(), clock or SystemClock()
     own = transport is None
@@ -70,6 +72,7 @@ def create_app(
         await forwarder.requester.start()
         await forwarder.registry.start()
         try:
+            await _until_heard(forwarder.registry, beside, clock, settings.process_term_s)
             yield
         finally:
             await forwarder.registry.stop()
@@ -88,6 +91,16 @@ def create_app(
                         has_tokens=forwarder.tokens is not None)  # fmt: skip
     app.openapi = lambda: document.of(forwarder.table)  # type: ignore[method-assign]
     return app
+
+
+async def _until_heard(registry: Registry, services: Sequence[str], clock: Clock, within_s: float) -> None:
+    """Listen before answering: a route that is there and was not heard yet would be a 404."""
+    until = clock.monotonic() + within_s
+    while clock.monotonic() < until:
+        announced = {manifest.service for manifest in registry.manifests}
+        if all(service in announced and registry.instances(service) for service in services):
+            return
+        await clock.sleep(0.02)
 
 
 class _AnnouncedFirst:
@@ -182,7 +195,8 @@ def _http_problem(request: FastRequest, error: HTTPException) -> Response:
         reply = of_error(known(f"{request.method} {request.url.path}"))
     else:
         title = HTTPStatus(error.status_code).phrase if error.status_code in set(HTTPStatus) else "Error"
-        reply = problem_reply(error.status_code, title, GatewayError.code, str(error.detail), "", None, {})
+        next_move = InvalidRequest.next_move if error.status_code < 500 else GatewayError.next_move
+        reply = problem_reply(error.status_code, title, GatewayError.code, str(error.detail), next_move, None, {})
     return _response(replace(reply, headers=[*reply.headers, *_bytes(error.headers or {})]))
 
 

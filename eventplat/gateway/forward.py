@@ -42,7 +42,7 @@ from eventplat.gateway.idempotency import command_id
 from eventplat.gateway.operations import Operation, OperationIds
 from eventplat.gateway.problems import Headers, Reply, unexpected
 from eventplat.gateway.routes import Match, Table, Target
-from eventplat.gateway.validation import Wrong, read_object
+from eventplat.gateway.validation import NAMED_MAX, Wrong, read_object
 from eventplat.messages.codec import to_properties
 from eventplat.messages.envelope import RUNNING, Envelope
 from eventplat.messages.ids import Chance, new_id
@@ -143,10 +143,15 @@ class Forwarder:
 
     async def _fields(self, request: Request, target: Target, values: tuple[str, ...], receive: Receive) -> dict[str, Any]:
         fields: dict[str, Any] = {}
+        parameters, body = request.query(), await request.body(receive, self.settings.body_bytes_max)
         if target.is_query:
-            fields = {name: target.schema.from_text(name, texts) for name, texts in request.query().items()}
+            if body:
+                raise Wrong([{"pointer": "", "detail": "a question has no body: its fields are parameters"}])
+            fields = {name: target.schema.from_text(name, texts) for name, texts in parameters.items()}
         else:
-            body = await request.body(receive, self.settings.body_bytes_max)
+            if parameters:
+                unknown = list(parameters)[:NAMED_MAX]
+                raise Wrong([{"pointer": f"/{name}", "detail": "a command has no parameters: send it in the body"} for name in unknown])
             if body or request.header("content-type") is not None:
                 request.check_json()
                 fields = read_object(body)

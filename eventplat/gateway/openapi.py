@@ -21,6 +21,8 @@ PROBLEM = {
     },
 }
 
+_PROBLEM = {"description": "Problem", "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}}
+
 
 class Document:
     """The OpenAPI document, written anew when the announced routes have changed.
@@ -49,10 +51,22 @@ def with_routes(document: dict[str, Any], targets: Iterable[Target], *, has_toke
     if has_tokens:
         components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}}
         document["security"] = [{"token": []}]
-    paths = document.setdefault("paths", {})
-    for target in targets:
+    own = _as_answered(document.get("paths", {}), schemas)
+    paths: dict[str, dict[str, Any]] = {}
+    for target in sorted(targets, key=lambda each: each.service):  # stable: a service's routes stay in its order
         paths.setdefault(target.route.template, {})[target.route.method.lower()] = _operation(target, schemas)
+    document["paths"] = {**paths, **own}
     return document
+
+
+def _as_answered(paths: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]:
+    """FastAPI's own description of a misfit, replaced by what the gateway answers instead."""
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    for operation in (operation for methods in paths.values() for operation in methods.values()):
+        if operation.get("responses", {}).pop("422", None):
+            operation["responses"]["4XX"] = _PROBLEM
+    return paths
 
 
 def _operation(target: Target, schemas: dict[str, Any]) -> dict[str, Any]:
@@ -89,8 +103,8 @@ def _operation(target: Target, schemas: dict[str, Any]) -> dict[str, Any]:
 
 
 def _responses(target: Target, schemas: dict[str, Any]) -> dict[str, Any]:
-    problem = {"description": "Problem", "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}}
-    responses: dict[str, Any] = {"4XX": problem, "5XX": problem, "503": {**problem, "description": "The service or the broker is away"}}
+    away = {**_PROBLEM, "description": "The service or the broker is away"}
+    responses: dict[str, Any] = {"4XX": _PROBLEM, "5XX": _PROBLEM, "503": away}
     if target.handler.reply_schema is None:
         responses["204"] = {"description": "Done"}
     else:

@@ -43,6 +43,7 @@ class Properties:
 
 _TEXT_HEADERS = ("traceparent", "causation", "key", "stream", "undoes", "grant")
 _NUMBER_HEADERS = ("seq", "prev")
+_TEXT_PROPERTIES = ("type", "correlation_id", "reply_to", "app_id", "user_id")
 
 
 def to_properties(envelope: Envelope, *, expiration_ms: int | None = None) -> Properties:
@@ -76,13 +77,16 @@ def to_envelope(properties: Properties, body: bytes) -> Envelope:
     """The envelope that `properties` and `body` spell.
 
     Raises:
-        Malformed: No id or type, an id that is no UUID, a header of the wrong type, another content type.
+        Malformed: No id or type, an id that is no UUID, a header of the wrong type, another content type, a text
+            that a database cannot hold.
         TooLarge: A body over `BODY_BYTES_MAX` or deeper than `DEPTH_MAX`, or headers over `HEADER_BYTES_MAX`.
     """
     if not properties.message_id or not is_id(properties.message_id):
         raise Malformed(f"message_id is {properties.message_id!r}, not a UUID")
     if not properties.type:
         raise Malformed("the type property is missing")
+    for name in _TEXT_PROPERTIES:
+        _check_text(f"{name} property", getattr(properties, name))
     if properties.content_type != CONTENT_TYPE:
         raise Malformed(f"content_type is {properties.content_type!r}, not {CONTENT_TYPE!r}")
     check_size(body)
@@ -119,6 +123,16 @@ def check_size(body: bytes) -> None:
         raise TooLarge(f"the body is nested {depth} levels deep, the limit is {DEPTH_MAX}")
 
 
+def check_key(key: str | None) -> None:
+    """Refuse a key that no receiver would take.
+
+    Raises:
+        Malformed: It holds U+0000 or half a surrogate pair.
+        TooLarge: Over `HEADER_BYTES_MAX`.
+    """
+    _check_text("header key", key)
+
+
 def parse(adapter: TypeAdapter[Any], body: bytes) -> Any:
     """`body` as the adapter's type; unknown fields are ignored.
 
@@ -142,9 +156,24 @@ def _header(headers: dict[str, Any], name: str, kind: type) -> Any:
         return None
     if isinstance(value, bool) or not isinstance(value, kind):
         raise Malformed(f"the header {name} is a {type(value).__name__}, not a {kind.__name__}")
-    if isinstance(value, str) and len(value) > HEADER_BYTES_MAX:
-        raise TooLarge(f"the header {name} has {len(value):,} characters, the limit is {HEADER_BYTES_MAX:,}")
+    if isinstance(value, str):
+        _check_text(f"header {name}", value)
+    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+        raise Malformed(f"the header {name} is {value}, over 64 bits")
     return value
+
+
+def _check_text(what: str, text: str | None) -> None:
+    if text is None:
+        return
+    if "\0" in text:
+        raise Malformed(f"the {what} holds U+0000, which PostgreSQL does not take")
+    try:
+        length = len(text.encode())
+    except UnicodeEncodeError:
+        raise Malformed(f"the {what} holds half a surrogate pair") from None
+    if length > HEADER_BYTES_MAX:
+        raise TooLarge(f"the {what} has {length:,} bytes, the limit is {HEADER_BYTES_MAX:,}")
 
 
 def _depth(body: bytes) -> int:

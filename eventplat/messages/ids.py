@@ -39,6 +39,16 @@ def created_us(message_id: str) -> int:
     return (UUID(message_id).int >> 80) * 1_000
 
 
+def lowest_id(time_us: int) -> str:
+    """Sorts at or before every id made from `time_us` on, and after those made a millisecond earlier."""
+    return _text((max(time_us // 1_000, 0) & 0xFFFF_FFFF_FFFF) << 80)
+
+
+def is_derived(message_id: str) -> bool:
+    """Whether it is a derived id, which may come again; a new one cannot."""
+    return message_id[14] == "8"
+
+
 def is_id(text: str) -> bool:
     """Whether `text` is a UUID in its canonical form."""
     try:

@@ -58,7 +58,7 @@ class Message(BaseModel):
     Class keywords:
         name: Wire name, `name` or `owner.name`, lower-case words joined by `-`. Default: the class's own in kebab case.
         version: Major version, 1 and up; a new one is a new queue binding beside the old.
-        stream: The ordered stream it belongs to. Default: the key's field name without `_id`, or `-` without a key.
+        stream: The ordered stream it belongs to, a word as `name`. Default: the key's field name without `_id`, or `-` without a key.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", ser_json_bytes="base64", val_json_bytes="base64")
@@ -82,8 +82,13 @@ class Message(BaseModel):
 
     @property
     def key(self) -> str | None:
-        """The key's value as it stands on the wire, or None."""
-        return None if self.key_field is None else str(getattr(self, self.key_field))
+        """The key's value as it stands in the body, as text; None without one."""
+        if self.key_field is None:
+            return None
+        value = getattr(self, self.key_field)
+        if value is None or type(value) is str:
+            return value
+        return str(self.model_dump(mode="json", include={self.key_field}, by_alias=False)[self.key_field])
 
     def to_bytes(self) -> bytes:
         """The body: this message's JSON and nothing else."""
@@ -133,25 +138,32 @@ def _reply_adapter(message: type[Message]) -> TypeAdapter[Any]:
     return TypeAdapter(reply_type(message))
 
 
+WORD_CHARS_MAX = 80      # three of them make a routing key, which AMQP limits to 255 bytes
 _WORDS = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
 def _name(cls: type[Message]) -> None:
     given, version, stream = cls._declared
-    owner, _, name = (given or _kebab(cls.__name__)).rpartition(".")
-    for word in (owner, name):
-        if word and not _WORDS.fullmatch(word):
-            raise BadMessageClass(
-                f"{cls.__name__}: {given or word!r} is no wire name. Use lower-case words joined by '-', as 'orders.place-order'"
-            )
+    owner, dot, name = (_kebab(cls.__name__) if given is None else given).rpartition(".")
+    for word in (owner, name) if dot else (name,):
+        _check_word(cls, word, shown=given or word, what="wire name", example="orders.place-order")
     if version < 1:
         raise BadMessageClass(f"{cls.__name__}: version={version}. Major versions count from 1")
     keys = [field for field, info in cls.model_fields.items() if any(isinstance(m, _Key) for m in info.metadata)]
     if len(keys) > 1:
         raise BadMessageClass(f"{cls.__name__} has {len(keys)} keys ({', '.join(keys)}). Keep one: order needs a single key")
     cls.key_field = keys[0] if keys else None
+    if stream is not None:
+        _check_word(cls, stream, shown=stream, what="stream", example="order")
     derived = keys[0].removesuffix("_id").replace("_", "-") if keys else "-"
-    cls.wire = WireName(owner or None, name, version, stream or derived)
+    cls.wire = WireName(owner or None, name, version, derived if stream is None else stream)
+
+
+def _check_word(cls: type[Message], word: str, *, shown: str, what: str, example: str) -> None:
+    if not _WORDS.fullmatch(word):
+        raise BadMessageClass(f"{cls.__name__}: {shown!r} is no {what}. Use lower-case words joined by '-', as {example!r}")
+    if len(word) > WORD_CHARS_MAX:
+        raise BadMessageClass(f"{cls.__name__}: {word[:20]!r}… has {len(word)} characters. A {what} has at most {WORD_CHARS_MAX}")
 
 
 def _kebab(name: str) -> str:

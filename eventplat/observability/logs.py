@@ -11,10 +11,12 @@ import logging
 import re
 import sys
 from collections.abc import MutableMapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import structlog
 
+from eventplat.messages.envelope import Envelope
 from eventplat.settings import Settings
 
 VALUE_CHARS_MAX = 4_096
@@ -55,6 +57,11 @@ def configure(settings: Settings) -> None:
     root.setLevel(settings.log_level.upper())
     for name in QUIETER:
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def logged_as(envelope: Envelope, handler: str) -> AbstractContextManager[None]:
+    """Whatever is logged inside, by whomever, names the message, its conversation and its handler."""
+    return structlog.contextvars.bound_contextvars(message_id=envelope.id, correlation_id=envelope.correlation_id, handler=handler)
 
 
 def without_secrets(_: Any, __: str, record: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

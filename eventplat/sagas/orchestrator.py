@@ -126,20 +126,22 @@ class Orchestrator:
     async def process(self, reliably: Reliably, delivery: Delivery) -> None:
         """Take one reply from the service's durable reply queue."""
         try:
-            reply = to_envelope(delivery.properties, delivery.body)
+            reply = _reply(delivery)
         except Malformed as error:
-            logger.warning("dropped a reply that cannot be read: %s", error)
-            delivery.dead_letter()
-            return
-        if await reliably(partial(self._take_reply, reply)):
+            action = partial(self._transactions.park, f"{self._service}.replies", delivery, error)
+        else:
+            action = partial(self._take_reply, reply)
+        if await reliably(action):
             delivery.ack()
         else:
             delivery.requeue()
 
-    async def outcome(self, connection: AsyncConnection, command_id: str) -> tuple[str, bytes]:
-        """What became of the saga that `command_id` started: a reply's type and body."""
+    async def outcome(self, connection: AsyncConnection, command_id: str) -> tuple[str, bytes] | None:
+        """What became of the saga that `command_id` started: a reply's type and body; None where it started none."""
         row = await store.by_command(connection, command_id)
-        if row is None or row.ended_us is None:
+        if row is None:
+            return None
+        if row.ended_us is None:
             return RUNNING, b"{}"
         return row.outcome_type, row.outcome or b"null"
 
@@ -346,3 +348,17 @@ def _history(steps: list[StepRow]) -> list[Record]:
     records: list[tuple[int, Record]] = [(step.position, step.asked) for step in steps]
     records += [(step.settled_position, step.answered) for step in steps if step.answered is not None and step.settled_position is not None]
     return [record for _, record in sorted(records, key=lambda pair: pair[0])]
+
+
+def _reply(delivery: Delivery) -> Envelope:
+    """What was delivered as a reply.
+
+    Raises:
+        Malformed: It is none.
+    """
+    reply = to_envelope(delivery.properties, delivery.body)
+    if reply.type != RUNNING and reply.type not in OUTCOMES:
+        raise Malformed(f"the type is {reply.type!r}, which is no reply's")
+    if reply.causation is None:
+        raise Malformed("the header causation is missing: it answers nothing")
+    return reply

@@ -16,8 +16,8 @@ from functools import partial
 from typing import Any
 
 from eventplat.clock import Clock
-from eventplat.errors import BadHandler, BadToken, Rejected
-from eventplat.messages.codec import parse
+from eventplat.errors import BadHandler, BadToken, HandlerCancelled, Rejected
+from eventplat.messages.codec import check_size, parse
 from eventplat.messages.envelope import FAILED, RUNNING, Envelope
 from eventplat.messages.message import Message
 from eventplat.sagas.orchestrator import Orchestrator
@@ -31,6 +31,7 @@ from eventplat.service.service import Service
 from eventplat.settings import Settings
 from eventplat.storage.session import run_in_thread
 from eventplat.transactions import pending
+from eventplat.transactions.inbox import Settled
 from eventplat.transactions.unit_of_work import Transactions, UnitOfWork
 
 logger = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ class Caller:
         self,
         service: Service[Any],
         endpoints: Sequence[Endpoint],
-        transactions: Transactions,
+        transactions: Transactions | None,
         verifier: GrantVerifier | None,
         settings: Settings,
         clock: Clock,
@@ -55,7 +56,9 @@ class Caller:
         self._verifier, self._settings, self._clock = verifier, settings, clock
         self._by_type = {endpoint.wire_type: endpoint for endpoint in endpoints}
         sagas = [endpoint for endpoint in endpoints if endpoint.handler.is_saga]
-        self.orchestrator = Orchestrator(service.name, transactions, self._call_local, clock) if sagas else None
+        self.orchestrator: Orchestrator | None = None
+        if sagas and transactions is not None:
+            self.orchestrator = Orchestrator(service.name, transactions, self._call_local, clock)
         for endpoint in sagas:
             handler = endpoint.handler
             self.orchestrator.add(  # type: ignore[union-attr]
@@ -79,6 +82,7 @@ class Caller:
 
         Raises:
             Rejected: The handler, or a missing scope, says no.
+            TooLarge: The reply is over the limits of a message.
             TimeoutError: It did not return within its timeout.
         """
         principal = self.authorise(endpoint, envelope)
@@ -87,7 +91,11 @@ class Caller:
             await self.orchestrator.begin(work, endpoint.identity, message, envelope)
             return None
         reply = await self._run(endpoint, message, envelope, work, principal, attempt)
-        return None if endpoint.handler.message.kind == "event" else endpoint.replies.dump_json(reply)
+        if endpoint.handler.message.kind == "event":
+            return None
+        outcome = endpoint.replies.dump_json(reply)
+        check_size(outcome)  # here it fails and says so; on the wire its reader would drop it
+        return outcome
 
     def authorise(self, endpoint: Endpoint, envelope: Envelope) -> Principal:
         """Who began this work, if the sender of this hop may ask `endpoint` for it.
@@ -118,11 +126,13 @@ class Caller:
         context.fencing_token = number
         await tick.function(context)
 
-    async def saga_outcome(self, work: UnitOfWork, command_id: str) -> tuple[str, bytes]:
-        """What became of the saga that `command_id` started: a reply's type and body."""
-        if self.orchestrator is None:
-            return RUNNING, b"{}"
-        return await self.orchestrator.outcome(work.connection, command_id)
+    async def recorded(self, work: UnitOfWork, command_id: str, settled: Settled) -> tuple[str, bytes]:
+        """The answer that stands for a settled command: a reply's type and body. A saga's stands in its own row."""
+        if settled.state == "done" and settled.outcome is None and self.orchestrator is not None:
+            outcome = await self.orchestrator.outcome(work.connection, command_id)
+            if outcome is not None:
+                return outcome
+        return settled.reply_type, settled.outcome if settled.outcome is not None else b"null"
 
     async def unsettled(self, work: UnitOfWork, command_id: str) -> tuple[str, bytes]:
         """What became of a command that is not settled: out of attempts, or still on its way."""
@@ -147,14 +157,19 @@ class Caller:
             "consumer": endpoint.identity, "attempt": attempt,
         }  # fmt: skip
         handler = endpoint.handler
-        async with asyncio.timeout(handler.timeout_s):
-            if not handler.is_async:
-                context = SyncContext[Any](work, **given)
-                return await run_in_thread(work.session(), partial(_with_session, handler.function, message, context))
-            innermost: Callable[[Message, Context[Any]], Awaitable[Any]] = handler.function
-            for middleware in reversed(self.service.middleware):
-                innermost = partial(_around, middleware, innermost)
-            return await innermost(message, Context[Any](work, **given))
+        innermost: Callable[[Message, Context[Any]], Awaitable[Any]] = handler.function
+        if not handler.is_async:
+            innermost = partial(_in_thread, handler.function, SyncContext[Any](work, **given), work)
+        for middleware in reversed(self.service.middleware):
+            innermost = partial(_around, middleware, innermost)
+        try:
+            async with asyncio.timeout(handler.timeout_s):
+                return await innermost(message, Context[Any](work, **given))
+        except asyncio.CancelledError as cancelled:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise  # this process stops
+            raise HandlerCancelled(f"{endpoint.identity} was cancelled from inside") from cancelled
 
     def _sent_by(self, envelope: Envelope) -> str | None:
         """The service, or "gateway", that sent this hop.
@@ -184,6 +199,12 @@ class Caller:
 
 async def _around(middleware: Any, call_next: Any, message: Message, context: Context[Any]) -> Any:
     return await middleware(message, context, call_next)
+
+
+async def _in_thread(
+    function: Callable[..., Any], context: SyncContext[Any], work: UnitOfWork, message: Message, _: Context[Any]
+) -> Any:
+    return await run_in_thread(work.session(), partial(_with_session, function, message, context))
 
 
 def _with_session(function: Callable[..., Any], message: Message, context: SyncContext[Any], session: Any) -> Any:

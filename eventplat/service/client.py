@@ -19,7 +19,8 @@ from random import SystemRandom
 from typing import Any, Self, TypeVar
 
 from sqlalchemy import event as sqlalchemy_event
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.util import await_only
 
 from eventplat.broker.connect import open_transport
@@ -58,6 +59,47 @@ class Transaction:
     def send(self, command: Command[Any], *, after: Duration = 0) -> str:
         """An outbox row for `command`; returns its id."""
         return self._work.send(command, after_s=seconds(after))
+
+
+class _Joined:
+    """Follows somebody else's session: the commit of its transaction sends, a rollback forgets."""
+
+    def __init__(self, session: Session, out: Outgoings) -> None:
+        self._out = out
+        self._work: UnitOfWork | None = None
+        self._marks: dict[SessionTransaction, tuple[int, int]] = {}
+        sqlalchemy_event.listen(session, "after_transaction_create", self._begun)
+        sqlalchemy_event.listen(session, "before_commit", self._before_commit)
+        sqlalchemy_event.listen(session, "after_commit", self._after_commit)
+        sqlalchemy_event.listen(session, "after_soft_rollback", self._undone)
+        sqlalchemy_event.listen(session, "after_transaction_end", self._ended)
+
+    def work(self, connection: AsyncConnection) -> UnitOfWork:
+        """The one unit of work of the session's running transaction."""
+        if self._work is None:
+            self._work = self._out.transactions.joined(connection)
+        return self._work
+
+    def _begun(self, _: Session, transaction: SessionTransaction) -> None:
+        if self._work is not None and transaction.nested:
+            self._marks[transaction] = self._work.mark()
+
+    def _before_commit(self, session: Session) -> None:
+        if self._work is not None and session.get_nested_transaction() is None:
+            await_only(self._out.transactions.flusher(self._work)())  # inside the session's greenlet
+
+    def _after_commit(self, session: Session) -> None:
+        if self._work is not None and session.get_nested_transaction() is None:
+            self._out.dispatcher.sweep()
+
+    def _undone(self, _: Session, transaction: SessionTransaction) -> None:
+        if self._work is not None and transaction in self._marks:
+            self._work.back_to(self._marks[transaction])
+
+    def _ended(self, _: Session, transaction: SessionTransaction) -> None:
+        if transaction.parent is None:
+            self._work = None
+            self._marks.clear()
 
 
 class Client:
@@ -118,20 +160,14 @@ class Client:
             yield Transaction(work)
 
     async def join(self, session: AsyncSession) -> Transaction:
-        """Rows in your session's transaction, on this service's database; sent after your commit."""
-        work = self._out.transactions.joined(await session.connection())
-        sync = session.sync_session
-        flush = self._out.transactions.flusher(work)
+        """Rows in your session's transaction, on this service's database; sent after your commit.
 
-        def before_commit(_: object) -> None:
-            await_only(flush())  # inside the session's greenlet
-
-        def after_commit(_: object) -> None:
-            self._out.dispatcher.sweep()
-
-        sqlalchemy_event.listen(sync, "before_commit", before_commit, once=True)
-        sqlalchemy_event.listen(sync, "after_commit", after_commit, once=True)
-        return Transaction(work, session)
+        What a savepoint took back is not sent, and nothing after your rollback. Join again for the next transaction.
+        """
+        if self not in session.info:
+            session.info[self] = _Joined(session.sync_session, self._out)
+        joined: _Joined = session.info[self]
+        return Transaction(joined.work(await session.connection()), session)
 
     async def publish(self, event: Event) -> str:
         """Publish one event through the outbox; returns its id once committed."""

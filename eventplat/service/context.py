@@ -9,6 +9,7 @@ Next: service.pipeline
 from __future__ import annotations
 
 from datetime import datetime
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic
 
 import structlog
@@ -36,7 +37,7 @@ class _Shared(Generic[S]):
     def __init__(
         self, work: UnitOfWork, *, state: S, envelope: Envelope, principal: Principal, now: datetime, consumer: str, attempt: int = 1
     ) -> None:
-        self._work = work
+        self._work, self._consumer = work, consumer
         self.state: S = state
         self.envelope = envelope
         self.principal = principal
@@ -44,7 +45,12 @@ class _Shared(Generic[S]):
         self.attempt = attempt
         self.idempotency_key = f"{consumer}:{envelope.id}"
         self.fencing_token: int | None = None
-        self.log: Any = structlog.get_logger(consumer).bind(message_id=envelope.id, correlation_id=envelope.correlation_id)
+
+    @cached_property
+    def log(self) -> Any:
+        """A structlog logger that says which message this is."""
+        bound = {"message_id": self.envelope.id, "correlation_id": self.envelope.correlation_id}
+        return structlog.get_logger(self._consumer).bind(**bound)
 
     def publish(self, event: Event, *, after: Duration = 0) -> str:
         """An outbox row for `event`, sent after the commit; returns its id.

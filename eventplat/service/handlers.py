@@ -139,9 +139,11 @@ class Handlers(Generic[S]):
             http: Also reachable through the gateway, as "POST /orders" or a `Route`.
             requires: Scopes that the caller must have, checked where the effect happens.
             owner: The owning service where the class does not name it; default: this service.
-            ordered: Apply messages of one key in the order they were sent.
+            ordered: Of a command or query: refused, since only events are numbered.
             concurrency: Messages handled at a time in one process; default: the prefetch.
-            batch: Up to this many messages share a transaction.
+            batch: Up to this many messages share a transaction. Where one of them fails the others run again, so what
+                a handler does outside the database goes by `ctx.idempotency_key`. Rows that are added to `ctx.db` are
+                written in one statement for the batch; a statement of the handler's own costs a round trip each.
             retry: For exceptions other than `Rejected`; default: the service's.
             timeout: For one attempt. A `def` handler's thread cannot be stopped: there it means that the attempt failed.
 
@@ -169,7 +171,8 @@ class Handlers(Generic[S]):
 
         Args:
             name: Identity of the subscription, kept over renames of the function; default: `on-<event>`.
-            start: From now on, or with the past as well.
+            start: From now on. With the past as well is refused as yet.
+            ordered: Apply events of one key in the order they were published.
         """
         declare = self._declare(event, name, None, requires, start=start, ordered=ordered, concurrency=concurrency,
                              batch=batch, retry=retry, timeout_s=seconds(timeout))  # fmt: skip
@@ -219,7 +222,7 @@ class Handlers(Generic[S]):
                 route.check(message)
             _check_signature(function, ("message", "saga" if options.get("is_saga") else "ctx"))
             handler = Handler(message=message, function=function, name=name, route=route, requires=scopes, **options)
-            _check_saga(handler)
+            _check(handler)
             self.handlers.append(handler)
             return function
 
@@ -234,7 +237,13 @@ def _check_signature(function: Callable[..., object], wanted: tuple[str, ...]) -
         raise BadHandler(f"{function.__qualname__} takes {len(parameters)} arguments. A handler takes exactly ({', '.join(wanted)})")
 
 
-def _check_saga(handler: Handler) -> None:
+def _check(handler: Handler) -> None:
+    if handler.start != "now":
+        raise BadHandler(f"{handler.function.__qualname__}: start={handler.start!r} is not built yet; only start=\"now\" is")
+    if handler.batch > 1 and (handler.ordered or handler.message.kind == "query"):
+        raise BadHandler(f"{handler.function.__qualname__}: batch= goes with commands and with events that are not ordered")
+    if handler.ordered and handler.message.kind != "event":
+        raise BadHandler(f"{handler.function.__qualname__}: only events are numbered, so only a subscription can be ordered=True")
     if handler.is_saga and not handler.is_async:
         raise BadHandler(f"{handler.function.__qualname__}: a saga is an `async def`")
     if handler.saga_id is not None and handler.saga_id not in handler.message.model_fields:

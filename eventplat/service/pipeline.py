@@ -25,8 +25,9 @@ from eventplat.broker.transport import Delivery
 from eventplat.errors import EventplatError, Malformed, Rejected
 from eventplat.failpoints import failpoint
 from eventplat.messages.codec import parse, to_envelope
-from eventplat.messages.envelope import DONE, FAILED, REJECTED, VOID, Envelope
+from eventplat.messages.envelope import DONE, FAILED, REJECTED, RUNNING, VOID, Envelope
 from eventplat.messages.message import Message
+from eventplat.observability.logs import logged_as
 from eventplat.service.call import Caller
 from eventplat.service.endpoint import Endpoint
 from eventplat.storage.failures import is_transient
@@ -47,7 +48,6 @@ class Pipeline:
         self.transactions, self.caller = transactions, caller
         self._clock, self._chance = transactions.sender.clock, transactions.sender.chance
         self.wake_pending: Callable[[], None] = lambda: None
-        self.horizons: dict[str, int] = {}
 
     async def process(self, endpoint: Endpoint, delivery: Delivery) -> None:
         """Handle one delivery and settle it exactly once."""
@@ -55,9 +55,10 @@ class Pipeline:
         try:
             envelope = to_envelope(delivery.properties, delivery.body)
         except Malformed as error:
-            done = await self.reliably(partial(self._park, endpoint, delivery, error))
+            done = await self.reliably(partial(self.transactions.park, endpoint.identity, delivery, error))
         else:
-            done = await self.reliably(partial(self._receive, endpoint, envelope, delivery))
+            with logged_as(envelope, endpoint.identity):
+                done = await self.reliably(partial(self._receive, endpoint, envelope, delivery))
         if not done:
             delivery.requeue()
             return
@@ -84,6 +85,10 @@ class Pipeline:
     async def run_pending(self, endpoint: Endpoint, row: Pending) -> None:
         """Run one row of `pending`, whose attempt has been counted."""
         envelope = row.envelope()
+        with logged_as(envelope, endpoint.identity):
+            await self._run_pending(endpoint, row, envelope)
+
+    async def _run_pending(self, endpoint: Endpoint, row: Pending, envelope: Envelope) -> None:
         if row.attempts > endpoint.retry.attempts:
             await self._give_up(endpoint, envelope, row.attempts - 1, None)
             return
@@ -113,7 +118,7 @@ class Pipeline:
                 if await work.claim(endpoint.consumer, handler=endpoint.identity):
                     await self._settle(work, endpoint, envelope, 1)
                 else:
-                    await self._again(work, endpoint, envelope)
+                    await self._again(work, endpoint, envelope, is_the_same=delivery.redelivered)
         except Rejected as rejected:
             await self._refuse(endpoint, envelope, rejected, from_pending=False)
         except Exception as error:
@@ -128,13 +133,14 @@ class Pipeline:
             return
         if endpoint.handler.ordered and not await self._in_turn(work, endpoint, envelope):
             return
-        if not endpoint.accepts(envelope.type):
-            return  # another event of an ordered stream: it only moved the watermark
-        message = self._read(endpoint, envelope)
-        self.caller.authorise(endpoint, envelope)  # before an undo too: it makes a command void that has not run
-        if envelope.undoes is not None and not await self._is_to_undo(work, endpoint, envelope):
-            await self._void(work, endpoint, envelope)
-            return
+        if endpoint.handler.ordered and not endpoint.accepts(envelope.type):
+            return  # another event of its stream: it only moved the watermark
+        message = self.read(endpoint, envelope)
+        if envelope.undoes is not None:
+            self.caller.authorise(endpoint, envelope)  # first: an undo makes a command void that has not run
+            if not await self._is_to_undo(work, endpoint, envelope):
+                await self._void(work, endpoint, envelope)
+                return
         outcome = await self.caller.call(endpoint, message, envelope, work, attempt=attempt)
         if outcome is None:
             return  # an event, or a saga that answers when it ends
@@ -142,13 +148,15 @@ class Pipeline:
             await inbox.settle(work.connection, endpoint.consumer, envelope.id, "done", outcome)
         work.answer(envelope, DONE, outcome)
 
-    def _read(self, endpoint: Endpoint, envelope: Envelope) -> Message:
+    def read(self, endpoint: Endpoint, envelope: Envelope) -> Message:
         """The message in `envelope`.
 
         Raises:
             Rejected: "invalid": it is not one, and somebody waits to hear it.
-            Malformed: It is not one, and nobody asked: it is parked.
+            Malformed: It is not one, and nobody asked, or it is another handler's: it is parked.
         """
+        if not endpoint.accepts(envelope.type):
+            raise Malformed(f"{envelope.type} came to {endpoint.identity}, which handles {endpoint.wire_type}")
         try:
             message: Message = parse(endpoint.adapter, envelope.body)
         except Malformed as error:
@@ -158,14 +166,13 @@ class Pipeline:
         return message
 
     async def _in_turn(self, work: UnitOfWork, endpoint: Endpoint, envelope: Envelope) -> bool:
-        turn = await watermark.advance(work.connection, endpoint.identity, envelope, self.horizons.get(endpoint.identity, 0))
-        if turn == "apply":
+        if await watermark.advance(work.connection, endpoint.identity, envelope) == "apply":
             if await watermark.release(work.connection, endpoint.identity, envelope):
-                self.wake_pending()
+                work.after_commit(self.wake_pending)
             return True
-        if turn == "wait":
-            await inbox.forget(work.connection, endpoint.consumer, envelope.id)
-            await pending.record(work.connection, endpoint.identity, envelope, state="held", attempts=0, wait_us=None, error=None)
+        await inbox.forget(work.connection, endpoint.consumer, envelope.id)
+        patience = watermark.PATIENCE_US
+        await pending.record(work.connection, endpoint.identity, envelope, state="held", attempts=0, wait_us=patience, error=None)
         return False
 
     async def _is_to_undo(self, work: UnitOfWork, endpoint: Endpoint, envelope: Envelope) -> bool:
@@ -183,21 +190,29 @@ class Pipeline:
         await inbox.settle(work.connection, endpoint.consumer, envelope.id, "void", b"{}")
         work.answer(envelope, VOID, b"{}")
 
-    async def _again(self, work: UnitOfWork, endpoint: Endpoint, envelope: Envelope) -> None:
-        """Another copy: answer what is recorded, byte for byte."""
+    async def _again(self, work: UnitOfWork, endpoint: Endpoint, envelope: Envelope, *, is_the_same: bool = True) -> None:
+        """Another copy: answer what is recorded, byte for byte.
+
+        Args:
+            is_the_same: Nobody asked anew, the broker repeats itself: who waits need not hear that it still runs.
+        """
         if endpoint.handler.message.kind == "event":
             return
         settled = await inbox.look_up(work.connection, endpoint.consumer, envelope.id)
-        if settled is None and not await pending.has_other_body(work.connection, endpoint.identity, envelope):
-            return  # it stands in `pending`: its answer comes when it is settled
-        if settled is None or settled.has_other_body(envelope.body):
-            refusal = Rejected("other_body", status=422, detail="this id was used before with another body")
-            work.answer(envelope, REJECTED, rejection(refusal))
-        elif settled.state == "done" and endpoint.handler.is_saga:
-            type_, outcome = await self.caller.saga_outcome(work, envelope.id)
-            work.answer(envelope, type_, outcome)
+        if settled is not None:
+            is_other = settled.has_other_body(envelope.body)
         else:
-            work.answer(envelope, settled.reply_type, settled.outcome if settled.outcome is not None else b"null")
+            waiting = await pending.find(work.connection, endpoint.identity, envelope.id)
+            is_other = waiting is not None and waiting.body != envelope.body
+        if is_other:
+            refusal = Rejected("other_body", status=422, detail="this id was used before with another body")
+            answer = REJECTED, rejection(refusal)
+        elif settled is not None:
+            answer = await self.caller.recorded(work, envelope.id, settled)
+        else:
+            answer = await self.caller.unsettled(work, envelope.id)
+        if answer[0] != RUNNING or not is_the_same:
+            work.answer(envelope, *answer)
 
     async def _refuse(self, endpoint: Endpoint, envelope: Envelope, rejected: Rejected, *, from_pending: bool) -> None:
         """Record a business "no" and answer it: the handler's own writes are rolled back."""
@@ -252,16 +267,6 @@ class Pipeline:
             if not await pending.stands(work.connection, endpoint.identity, envelope.id):
                 await pending.record(work.connection, endpoint.identity, envelope, state="isolated", attempts=0, wait_us=0, error=None)
         self.wake_pending()
-
-    async def _park(self, endpoint: Endpoint, delivery: Delivery, error: Malformed) -> None:
-        logger.error("%s parked what is not a message: %s", endpoint.identity, error)
-        async with self.transactions.begin() as work:
-            sender = self.transactions.sender
-            await pending.park(
-                work.connection, endpoint.identity, sender.new_id(), delivery.properties, delivery.body,
-                exchange=delivery.exchange, routing_key=delivery.routing_key,
-                error=pending.error_record(error, 0, self._clock.time_us()),
-            )  # fmt: skip
 
 
 def rejection(rejected: Rejected) -> bytes:

@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import json
 import logging
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, TypeAdapter
 
 from eventplat.broker.transport import Delivery
 from eventplat.clock import Clock
@@ -17,6 +20,8 @@ from eventplat.errors import EventplatError, Malformed, Rejected
 from eventplat.messages.codec import parse, to_envelope
 from eventplat.messages.envelope import DONE, FAILED, REJECTED, Envelope
 from eventplat.messages.ids import is_id
+from eventplat.messages.message import Query
+from eventplat.observability.logs import logged_as
 from eventplat.service.call import Caller
 from eventplat.service.endpoint import Endpoint
 from eventplat.service.pipeline import rejection
@@ -26,6 +31,21 @@ from eventplat.transactions import inbox
 from eventplat.transactions.unit_of_work import Transactions, UnitOfWork
 
 logger = logging.getLogger(__name__)
+
+
+def _is_id(text: str) -> str:
+    if not is_id(text):
+        raise ValueError("it is not a valid UUID")
+    return text
+
+
+class Operation(BaseModel):
+    """Which command is asked about."""
+
+    command_id: Annotated[str, AfterValidator(_is_id)]
+
+
+_OPERATION = TypeAdapter(Operation)
 
 
 class Queries:
@@ -40,13 +60,14 @@ class Queries:
         """Answer one question; `endpoint` None: what became of a command."""
         try:
             envelope = to_envelope(delivery.properties, delivery.body)
+            with logged_as(envelope, "operation" if endpoint is None else endpoint.identity):
+                answer = await self._in_time(endpoint, envelope)
         except Malformed as error:
-            logger.warning("dropped a question that cannot be read: %s", error)
-            delivery.ack()
-            return
-        answer = await self._in_time(endpoint, envelope)
-        if answer is not None and envelope.reply_to is not None:
-            self._transactions.answer_now(self._transactions.sender.answer(envelope, *answer))
+            identity = f"{self._caller.service.name}.operation" if endpoint is None else endpoint.identity
+            await self._transactions.park(identity, delivery, error)
+        else:
+            if answer is not None and envelope.reply_to is not None:
+                self._transactions.answer_now(self._transactions.sender.answer(envelope, *answer))
         delivery.ack()
 
     async def _in_time(self, endpoint: Endpoint | None, envelope: Envelope) -> tuple[str, bytes] | None:
@@ -69,12 +90,14 @@ class Queries:
                 work = UnitOfWork(connection, self._transactions.sender, envelope)
                 if endpoint is None:
                     return await self._operation(work, envelope)
-                message = parse(endpoint.adapter, envelope.body)
+                message = _read(endpoint, envelope)
                 outcome = await self._caller.call(endpoint, message, envelope, work, attempt=1)
                 return DONE, b"null" if outcome is None else outcome
         except Rejected as rejected:
             return REJECTED, rejection(rejected)
         except Malformed as error:
+            if envelope.reply_to is None:
+                raise
             return REJECTED, rejection(Rejected("invalid", status=422, detail=str(error.args[0])))
         except Exception as error:
             if is_transient(error):
@@ -84,12 +107,17 @@ class Queries:
             return FAILED, json.dumps({"error": str(error)[:1_000], "code": code}).encode()
 
     async def _operation(self, work: UnitOfWork, envelope: Envelope) -> tuple[str, bytes]:
-        command_id = json.loads(envelope.body).get("command_id", "")
-        if not isinstance(command_id, str) or not is_id(command_id):
-            raise Rejected("unknown_operation", status=404)
+        if envelope.type != f"{self._caller.service.name}.operation.v1":
+            raise Malformed(f"the type is {envelope.type!r}, which is no question about an operation")
+        command_id: str = parse(_OPERATION, envelope.body).command_id
         settled = await inbox.look_up(work.connection, self._caller.service.name, command_id)
         if settled is None:
             return await self._caller.unsettled(work, command_id)
-        if settled.state == "done" and settled.outcome is None:
-            return await self._caller.saga_outcome(work, command_id)
-        return settled.reply_type, settled.outcome if settled.outcome is not None else b"null"
+        return await self._caller.recorded(work, command_id, settled)
+
+
+def _read(endpoint: Endpoint, envelope: Envelope) -> Query[Any]:
+    if not endpoint.accepts(envelope.type):
+        raise Malformed(f"{envelope.type} came to {endpoint.identity}, which handles {endpoint.wire_type}")
+    question: Query[Any] = parse(endpoint.adapter, envelope.body)
+    return question

@@ -9,22 +9,25 @@ Next: service.pipeline
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from eventplat.broker.consumer import Consumer
+from eventplat.broker.consumer import Consumer, one_by_one
 from eventplat.broker.topology import Names
-from eventplat.broker.transport import Transport
+from eventplat.broker.transport import Delivery, Transport
 from eventplat.clock import Clock
 from eventplat.discovery.announcer import Announcer
-from eventplat.lifecycle import stop_all
+from eventplat.lifecycle import Component, stop_all
 from eventplat.messages.ids import Chance
 from eventplat.security.grant import GrantVerifier
+from eventplat.service.batches import Batches
 from eventplat.service.call import Caller
+from eventplat.service.direct import Direct
 from eventplat.service.endpoint import Endpoint, endpoints, manifest, operations_queue, owners, replies_queue, topology
 from eventplat.service.outgoing import Outgoings
 from eventplat.service.pipeline import Pipeline
@@ -36,6 +39,8 @@ from eventplat.settings import Settings
 from eventplat.transactions import watermark
 
 logger = logging.getLogger(__name__)
+
+BATCHES_AHEAD = 2   # delivered while one runs, so that the next can begin at once
 
 
 class Runner:
@@ -60,6 +65,7 @@ class Runner:
         self._caller = Caller(service, self._endpoints, self.out.transactions, verifier, settings, clock)
         self.pipeline = Pipeline(self.out.transactions, self._caller)
         self._queries = Queries(self.out.transactions, self._caller)
+        self._direct = Direct(self.out.sender, self._caller, transport)
         self._retries = Retries(self.pipeline, self._endpoints, clock)
         self._ticker = Ticker(service, self.out.transactions, self._caller, clock)
         self._consumers: list[Consumer] = []
@@ -69,6 +75,8 @@ class Runner:
             transport, self.names, manifest(service, _version()), self.out.owner.id, clock, settings.heartbeat_s,
             state=lambda: "draining" if self._is_draining else "ready", in_flight=lambda: self.in_flight, chance=chance,
         )  # fmt: skip
+        # a service without a database has nothing to own, relay, retry or time; an unopened pool costs nothing
+        self._working: list[Component] = [self._retries, self._caller, self._ticker] if service.has_database else []
 
     @property
     def in_flight(self) -> int:
@@ -85,48 +93,67 @@ class Runner:
         return {consumer.queue.name: await self._transport.depth(consumer.queue.name) or 0 for consumer in self._consumers}
 
     async def start(self) -> None:
-        await self.out.start(self.service.tables)
+        if self.service.has_database:
+            await self.out.start(self.service.tables)
         wanted = topology(self.service, self.names)
         await (self._transport.declare(wanted) if self._settings.declares_at_start else self._transport.verify(wanted))
         self._caller.state = await self._state.enter_async_context(self.service.lifespan())
-        async with self.out.database.transaction() as connection:
-            for endpoint in self._endpoints:
-                if endpoint.handler.ordered:
-                    self.pipeline.horizons[endpoint.identity] = await watermark.horizon(connection, endpoint.identity)
+        for endpoint in self._endpoints:
+            if endpoint.handler.ordered:
+                async with self.out.database.transaction() as connection:
+                    await watermark.subscribe(connection, endpoint.identity)
         self._consumers = self._make_consumers()
         for consumer in self._consumers:
             await consumer.start()
-        await self._retries.start()
-        await self._caller.start()
-        await self._ticker.start()
+        for component in self._working:
+            await component.start()
         await self._announcer.start()
         logger.info("%s is ready: %d handlers", self.service.name, len(self._endpoints))
 
     async def stop(self) -> None:
         self._is_draining = True
-        await stop_all([self.out, *self._consumers, self._retries, self._caller, self._ticker, self._announcer])
+        await stop_all([self._announcer])
+        await asyncio.gather(*(self._drained(consumer) for consumer in self._consumers))
+        await stop_all([*([self.out] if self.service.has_database else []), *self._working])
         await self._state.aclose()
+
+    async def _drained(self, consumer: Consumer) -> None:
+        try:
+            await consumer.stop(self._settings.drain_s)
+        except Exception:
+            logger.exception("the consumer of %s did not stop cleanly", consumer.queue.name)
 
     def _make_consumers(self) -> list[Consumer]:
         consumers = [self._consumer_of(endpoint) for endpoint in self._endpoints]
-        asked = partial(self._queries.process, None)
-        consumers.append(Consumer(self._transport, operations_queue(self.service.name, self.names), asked, prefetch=64, concurrency=8))
+        asked = partial(self._queries.process if self.service.has_database else self._direct.process, None)
+        operations = operations_queue(self.service.name, self.names)
+        consumers.append(Consumer(self._transport, operations, one_by_one(asked), prefetch=64, concurrency=8))
         if self._caller.orchestrator is not None:
             queue = replies_queue(self.service.name, self.names)
             process = partial(self._caller.orchestrator.process, self.pipeline.reliably)
-            consumers.append(Consumer(self._transport, queue, process, prefetch=self._settings.prefetch, concurrency=self._room))
+            room = {"prefetch": self._settings.prefetch, "concurrency": self._room}
+            consumers.append(Consumer(self._transport, queue, one_by_one(process), **room))
         return consumers
 
     def _consumer_of(self, endpoint: Endpoint) -> Consumer:
-        process = partial((self._queries if endpoint.handler.message.kind == "query" else self.pipeline).process, endpoint)
-        prefetch = self._settings.prefetch
-        concurrency = 1 if endpoint.handler.ordered else min(endpoint.handler.concurrency or prefetch, self._room)
-        return Consumer(self._transport, endpoint.queue(self.names), process, prefetch=max(prefetch, concurrency), concurrency=concurrency)
+        handler, queue, prefetch = endpoint.handler, endpoint.queue(self.names), self._settings.prefetch
+        if handler.batch > 1:  # one batch at a time unless asked for: handlers that lock rows would wait for each other
+            batches = Batches(self.pipeline, endpoint)
+            room = {"prefetch": max(prefetch, BATCHES_AHEAD * handler.batch), "concurrency": handler.concurrency or 1}
+            return Consumer(self._transport, queue, batches.process, batch=handler.batch, **room)
+        process = one_by_one(partial(self._process_of(endpoint), endpoint))
+        concurrency = 1 if handler.ordered else min(handler.concurrency or prefetch, self._room)
+        return Consumer(self._transport, queue, process, prefetch=max(prefetch, concurrency), concurrency=concurrency)
+
+    def _process_of(self, endpoint: Endpoint) -> Callable[[Endpoint, Delivery], Awaitable[None]]:
+        if not self.service.has_database:
+            return self._direct.process
+        return self._queries.process if endpoint.handler.message.kind == "query" else self.pipeline.process
 
     @property
     def _room(self) -> int:
-        """How many transactions of one handler may run at once: no more than there are connections."""
-        return self._settings.database_pool_size
+        """How many messages of one handler may be handled at once: without a transaction each, no more than fit the prefetch."""
+        return self._settings.database_pool_size if self.service.has_database else self._settings.prefetch
 
 
 def _version() -> str:

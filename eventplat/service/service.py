@@ -40,6 +40,7 @@ class Service(Handlers[S]):
         tables: The service's own tables; created at start in the embedded and dev profiles.
         middleware: Functions around each handler, outermost first.
         retry: For handlers that name none.
+        database: False for a service that keeps nothing: its handlers run at least once, without `ctx.db`.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Service(Handlers[S]):
         tables: MetaData | None = None,
         middleware: Sequence[Middleware] = (),
         retry: Retry = Retry(),  # noqa: B008 - frozen
+        database: bool = True,
     ) -> None:
         super().__init__()
         if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
@@ -61,6 +63,7 @@ class Service(Handlers[S]):
         self.tables = tables
         self.middleware = tuple(middleware)
         self.retry = retry
+        self.has_database = database
 
     def include(self, *handlers: Handlers[S] | Handlers[None]) -> None:
         """Take in handlers declared in other files."""
@@ -89,8 +92,10 @@ class Service(Handlers[S]):
         """Refuse a service that cannot run as declared.
 
         Raises:
-            BadHandler: Two handlers of one identity, a queue's name that is the platform's own, or a command of another service.
+            BadHandler: Two handlers of one identity, a queue's name that is the platform's own, a command of another
+                service, or what needs a database without one.
         """
+        self._check_database()
         seen: dict[str, Handler] = {}
         for handler in self.handlers:
             identity = self.identity(handler)
@@ -102,6 +107,15 @@ class Service(Handlers[S]):
                                  f"{own!r}. Name it otherwise: {', '.join(sorted(RESERVED_QUEUES))} are taken")  # fmt: skip
             if handler.message.kind != "event" and (owner := owner_of(handler.message, handler.owner or self.name)) != self.name:
                 raise BadHandler(f"{handler.message.__name__} belongs to {owner!r}: only its owner {owner!r} may handle it")
+
+
+    def _check_database(self) -> None:
+        if self.has_database:
+            return
+        needing = [h.function.__qualname__ for h in self.handlers if h.is_saga or h.ordered or h.batch > 1]
+        needing += [tick.name for tick in self.ticks]
+        if needing or self.tables is not None:
+            raise BadHandler(f"{self.name} has database=False: {', '.join(needing) or 'tables='} cannot do without one")
 
 
 @asynccontextmanager

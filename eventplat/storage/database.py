@@ -6,6 +6,8 @@ Commit    shielded from cancellation: a transaction whose COMMIT has begun ends 
           connection lost in that moment raises `CommitUnknown`: nobody may act on either outcome.
 Outage    a lost link, a server that shuts down or takes no writes: `DatabaseUnavailable` out of whatever
           statement met it, and the whole pool is replaced, since `SELECT 1` works on a demoted primary.
+Idle      a transaction that stands open for longer than the server allows is ended by it, which the driver reports
+          like an outage. It is the work's own fault: `IdleTooLong`, told by the time since the last statement.
 Swallowed a failed statement aborts a PostgreSQL transaction, and its COMMIT then quietly rolls back. Here
           such a commit raises `TransactionAborted`, on SQLite too; a savepoint confines the failure.
 Memory    `sqlite://` is a temporary file without fsync that vanishes at close: private connections and the same
@@ -21,18 +23,20 @@ import logging
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from copy import copy
+from functools import partial
 from pathlib import Path
 from typing import Literal, cast
 from weakref import WeakSet
 
 from sqlalchemy import Connection, event, select
 from sqlalchemy.engine import URL, ExceptionContext, make_url
-from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.exc import ArgumentError, DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncTransaction, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from eventplat.clock import Clock
-from eventplat.errors import CommitUnknown, DatabaseUnavailable, SettingsError, TransactionAborted
+from eventplat.errors import CommitUnknown, DatabaseUnavailable, IdleTooLong, SettingsError, TransactionAborted
 from eventplat.settings import without_password
 from eventplat.storage import postgres, sqlite
 from eventplat.storage.failures import is_driver_outage, is_refused_write, is_transient
@@ -48,7 +52,9 @@ logger = logging.getLogger(__name__)
 class Database:
     """A pool of connections to the database of one service; belongs to the loop that first uses it."""
 
-    def __init__(self, url: str, *, service: str, clock: Clock, pool_size: int = 10, echo: bool = False) -> None:
+    def __init__(
+        self, url: str, *, service: str, clock: Clock, pool_size: int = 10, idle_s: float = postgres.IDLE_S, echo: bool = False
+    ) -> None:
         """Nothing is opened yet.
 
         Args:
@@ -57,30 +63,53 @@ class Database:
             service: Its name; on PostgreSQL also its schema and role.
             clock: SQLite's clock. PostgreSQL has one of its own.
             pool_size: Connections at most, 1..200.
+            idle_s: How long PostgreSQL lets an open transaction wait for its next statement: longer than any handler may take.
             echo: Log every statement.
 
         Raises:
             SettingsError: The URL names no database we speak.
         """
         self.service, self.url = service, without_password(url)
+        self._clock, self._idle_s = clock, idle_s
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
-        self._failed: WeakSet[Connection] = WeakSet()      # a statement failed, no savepoint confined it
-        self._read_only: WeakSet[Connection] = WeakSet()
-        parsed = make_url(url)
+        try:
+            parsed = make_url(url)
+        except (ArgumentError, ValueError):
+            text = f"the database URL of {service} cannot be read: write postgresql://user:password@host:5432/name or sqlite:////path"
+            raise SettingsError(text) from None  # without the URL: what cannot be read may be a secret
         self.dialect: Literal["postgresql", "sqlite"]
+        self._engine_of: Callable[..., AsyncEngine]
         if parsed.get_backend_name() == "postgresql":
             self.dialect = "postgresql"
-            self.engine = postgres.create_engine(parsed, service=service, pool_size=pool_size, echo=echo)
+            self._engine_of = partial(postgres.create_engine, parsed, service=service, idle_s=idle_s, echo=echo)
         elif parsed.get_backend_name() == "sqlite":
             self.dialect = "sqlite"
-            self.engine = self._sqlite_engine(parsed, clock, pool_size, echo)
+            self._engine_of = self._sqlite_engine_of(parsed, clock, echo)
         else:
             raise SettingsError(f"{self.url} is neither postgresql:// nor sqlite://")
+        self._open(pool_size)
+
+    def apart(self, pool_size: int) -> Database:
+        """The same database by other connections: what must not wait behind handlers. Close it before this one."""
+        twin = copy(self)
+        twin._temporary = None  # noqa: SLF001 - the first one removes it
+        twin._open(pool_size)  # noqa: SLF001
+        return twin
+
+    def _open(self, pool_size: int) -> None:
+        self.engine: AsyncEngine = self._engine_of(pool_size=pool_size)
         self._generation = 0
+        self._failed: WeakSet[Connection] = WeakSet()      # a statement failed, no savepoint confined it
+        self._read_only: WeakSet[Connection] = WeakSet()
         event.listen(self.engine.sync_engine, "connect", self._on_connect, insert=True)
         event.listen(self.engine.sync_engine, "checkout", self._on_checkout)
         event.listen(self.engine.sync_engine, "handle_error", self._on_error)
         event.listen(self.engine.sync_engine, "rollback_savepoint", self._on_savepoint_undone)
+        if self.dialect == "postgresql":
+            event.listen(self.engine.sync_engine, "begin", self._on_answered)
+            event.listen(self.engine.sync_engine, "before_cursor_execute", self._on_ask)
+            event.listen(self.engine.sync_engine, "after_cursor_execute", self._on_answered)
+            event.listen(self.engine.sync_engine, "commit", self._on_ask)
 
     @asynccontextmanager
     async def transaction(
@@ -89,7 +118,7 @@ class Database:
         """BEGIN, the body, COMMIT; ROLLBACK when the body raises or is cancelled.
 
         Args:
-            read_only: A snapshot that refuses writes; on SQLite it waits for no writer.
+            read_only: One snapshot for all its statements, that refuses writes; on SQLite it waits for no writer.
             on_commit: Called once COMMIT is known to have happened, even when the caller was cancelled
                 meanwhile: what must follow a commit belongs here, not behind the `async with`.
 
@@ -170,7 +199,7 @@ class Database:
                     _inline(connection).prepare(read_only, gate)
                     gate = None
                 elif read_only:
-                    await connection.execution_options(postgresql_readonly=True)
+                    await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
                 yield connection, await self._begin(connection, read_only)
         finally:
             if gate is not None:
@@ -227,6 +256,9 @@ class Database:
         if not isinstance(error, Exception) or connection is None:
             return None
         refused_write = connection in self._read_only and is_refused_write(error)
+        if context.is_disconnect and connection.info.get("idle_s", 0) > self._idle_s:
+            context.invalidate_pool_on_disconnect = False
+            return IdleTooLong(f"{self.url}: no statement for {connection.info['idle_s']:.0f} s in an open transaction")
         if context.is_disconnect or (is_driver_outage(error) and not refused_write):
             if self.dialect == "postgresql":
                 context.is_disconnect = True
@@ -243,6 +275,12 @@ class Database:
         if record.info.get("generation") != self._generation:
             raise DisconnectionError("the connections have been renewed")  # SQLAlchemy's way to say so: it connects anew
 
+    def _on_answered(self, connection: Connection, *_: object) -> None:
+        connection.info["answered"] = self._clock.monotonic()
+
+    def _on_ask(self, connection: Connection, *_: object) -> None:
+        connection.info["idle_s"] = self._clock.monotonic() - connection.info["answered"]
+
     def _on_savepoint_undone(self, connection: Connection, _name: str, _context: object) -> None:
         self._failed.discard(connection)
 
@@ -251,7 +289,7 @@ class Database:
 
     # --- SQLite -----------------------------------------------------------------------------------
 
-    def _sqlite_engine(self, url: URL, clock: Clock, pool_size: int, echo: bool) -> AsyncEngine:
+    def _sqlite_engine_of(self, url: URL, clock: Clock, echo: bool) -> Callable[..., AsyncEngine]:
         is_memory = url.database in (None, "", ":memory:")
         if is_memory:
             self._temporary = tempfile.TemporaryDirectory(prefix="eventplat-")
@@ -260,11 +298,10 @@ class Database:
             path = Path(str(url.database)).resolve()
             path.parent.mkdir(parents=True, exist_ok=True)
         self._path = str(path)
-        return create_async_engine(
-            URL.create("sqlite+inline", database=self._path), echo=echo, hide_parameters=True,
-            connect_args={"clock": clock, "durable": not is_memory},
-            pool_size=pool_size, max_overflow=0, pool_timeout=postgres.POOL_WAIT_S,
-        )
+        return partial(
+            create_async_engine, URL.create("sqlite+inline", database=self._path), echo=echo, hide_parameters=True,
+            connect_args={"clock": clock, "durable": not is_memory}, max_overflow=0, pool_timeout=postgres.POOL_WAIT_S,
+        )  # fmt: skip
 
 
 def _nothing() -> None:

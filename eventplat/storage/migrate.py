@@ -4,7 +4,8 @@ Three kinds of tables share a schema (PostgreSQL) or file (SQLite), each with it
 
 platform   `eventplat_…`, by the migrations shipped in this package, version in `eventplat_version`
 service    its own, by an Alembic branch in the application's `migrations/`, version in `alembic_version`
-sketch     its own, made from `Service(tables=…)` without migrations: development, tests, embedded
+sketch     its own, made from `Service(tables=…)` while it has no branch yet. The first migration takes them over,
+           if it makes the same tables
 
 Every step is one transaction behind a lock (an advisory lock; SQLite's write lock), so that many processes may
 start at once: the first migrates, the others find it done. The platform's migrations only add within a
@@ -81,26 +82,36 @@ async def create_tables(database: Database, metadata: MetaData) -> None:
         await connection.run_sync(metadata.create_all)
 
 
-async def upgrade_service(database: Database, script_location: Path, branch: str) -> None:
+def has_branch(script_location: Path, branch: str) -> bool:
+    """Whether the application's folder of migrations is there and has this branch."""
+    return (script_location / "env.py").is_file() and branch in _branches(script_location)
+
+
+async def upgrade_service(database: Database, script_location: Path, branch: str, tables: MetaData | None = None) -> None:
     """Bring a service's own tables to the head of its Alembic branch.
 
     Args:
         database: The service's, after `upgrade`.
         script_location: The application's folder of migrations, with `env.py` and `versions/`.
         branch: The branch label, as a rule the service's name.
+        tables: What the service declares: where just these stand and no migration has run, they count as migrated.
 
     Raises:
-        SettingsError: There is no such branch; the error names those there are.
+        SettingsError: There is no such folder or branch; the error names the branches there are. Or tables were made
+            without migrations and are others than the branch makes.
     """
-    from alembic.script import ScriptDirectory  # noqa: PLC0415 - only migrations pay for importing Alembic
+    from alembic.util.exc import CommandError  # noqa: PLC0415 - only migrations pay for importing Alembic
 
-    script = ScriptDirectory.from_config(_config(script_location, SERVICE_VERSION_TABLE))
-    branches = {label for revision in script.walk_revisions() for label in revision.branch_labels}
+    try:
+        branches = _branches(script_location)
+    except CommandError:
+        raise SettingsError(f"there is no folder {script_location}/ with the migrations of {database.service}") from None
     if branch not in branches:
         raise SettingsError(f"{script_location} has no branch {branch!r}, only {', '.join(sorted(branches)) or 'none'}")
     async with database.transaction() as connection:
         await _lock(database, connection)
-        await connection.run_sync(_run_alembic, script_location, f"{branch}@head", SERVICE_VERSION_TABLE)
+        is_sketch = tables is not None and await connection.run_sync(_is_sketch, tables)
+        await connection.run_sync(_run_alembic, script_location, f"{branch}@head", SERVICE_VERSION_TABLE, stamp=is_sketch)
 
 
 def run_in_alembic(target_metadata: MetaData | None = None) -> None:
@@ -122,12 +133,37 @@ def run_in_alembic(target_metadata: MetaData | None = None) -> None:
         context.run_migrations()
 
 
-def _run_alembic(connection: Connection, location: Path, target: str, version_table: str) -> None:
+def _run_alembic(connection: Connection, location: Path, target: str, version_table: str, *, stamp: bool = False) -> None:
     from alembic import command  # noqa: PLC0415
 
     config = _config(location, version_table)
     config.attributes["connection"] = connection
-    command.upgrade(config, target)
+    (command.stamp if stamp else command.upgrade)(config, target)
+
+
+def _branches(location: Path) -> set[str]:
+    from alembic.script import ScriptDirectory  # noqa: PLC0415 - only migrations pay for importing Alembic
+
+    script = ScriptDirectory.from_config(_config(location, SERVICE_VERSION_TABLE))
+    return {label for revision in script.walk_revisions() for label in revision.branch_labels}
+
+
+def _is_sketch(connection: Connection, tables: MetaData) -> bool:
+    """Whether the tables stand as declared and no migration has made them."""
+    from alembic.autogenerate import compare_metadata  # noqa: PLC0415
+    from alembic.migration import MigrationContext  # noqa: PLC0415
+
+    names = {table.name for table in tables.tables.values()}
+    options = {"version_table": SERVICE_VERSION_TABLE, "include_name": lambda name, kind, _: kind != "table" or name in names}
+    context = MigrationContext.configure(connection, opts=options)
+    if context.get_current_heads() or not names & set(inspect(connection).get_table_names()):
+        return False
+    if different := compare_metadata(context, tables):
+        raise SettingsError(
+            f"tables made without migrations stand here and are not those of the code ({len(different)} differences). "
+            "Remove them, or the data directory, and let the migrations make them"
+        )
+    return True
 
 
 def _config(location: Path, version_table: str) -> Config:

@@ -5,8 +5,8 @@ Schema   every service has a schema of its own, chosen through search_path; so s
 Role     the login is shared, the schema's owner is a NOLOGIN role per service. A session takes that role when
          it exists and the login is its member, so that one service's SQL cannot read another's tables.
          It is taken by a statement at connect: as a startup setting a missing role would refuse the connection.
-Limits   a lock is waited for 3 s, a statement runs 30 s, an open transaction idles 60 s: what a lost process
-         held is free after that, and no waiter outlives its delivery.
+Limits   a lock is waited for 3 s, a statement runs 30 s, an open transaction idles 60 s, or as long as the service's
+         slowest handler may take: what a lost process held is free after that, and no waiter outlives its delivery.
 Primary  a connection is kept only to a server that takes writes, so after a failover the pool, once
          invalidated, fills with connections to the new primary (several hosts in the URL).
 
@@ -24,7 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 CONNECT_S = 5.0
 POOL_WAIT_S = 10.0
 RECYCLE_S = 300        # a connection's age; drops what a proxy or firewall forgot
-LOCK_MS, STATEMENT_MS, IDLE_MS = 3_000, 30_000, 60_000
+LOCK_MS, STATEMENT_MS, IDLE_S = 3_000, 30_000, 60.0
 
 _TAKE_ROLE = """
     SELECT set_config('role', rolname, false) FROM pg_catalog.pg_roles
@@ -42,7 +42,7 @@ def role_of(service: str) -> str:
     return f"eventplat_{schema_of(service)}"
 
 
-def create_engine(url: URL, *, service: str, pool_size: int, echo: bool) -> AsyncEngine:
+def create_engine(url: URL, *, service: str, pool_size: int, idle_s: float, echo: bool) -> AsyncEngine:
     """An engine whose sessions act in the service's schema, as the service's role."""
     query = dict(url.query)
     arguments: dict[str, Any] = {
@@ -54,7 +54,7 @@ def create_engine(url: URL, *, service: str, pool_size: int, echo: bool) -> Asyn
             "search_path": f'"{schema_of(service)}"',
             "lock_timeout": str(LOCK_MS),
             "statement_timeout": str(STATEMENT_MS),
-            "idle_in_transaction_session_timeout": str(IDLE_MS),
+            "idle_in_transaction_session_timeout": str(int(idle_s * 1_000)),
         },
     }
     if "sslmode" in query:  # libpq's word, which asyncpg spells `ssl`

@@ -6,9 +6,11 @@ own rows at once, in commit order, many to a batch, and deletes what the broker 
 Confirmed   the row is deleted, gathered with all that were confirmed since the last deletion.
 Returned    no queue is bound. An event stays in the log, marked unrouted; anything else is given back, due later.
 Nacked      given back, due later.
-No answer   the broker is away: the same rows again, under the same ids, when it is back.
-No memory   letters are held up to a bound; beyond it, and after a commit with an unknown outcome, the
-            rows themselves are read again (`sweep`).
+No answer   the broker is away or slow: what it did settle of the batch is settled here too, so that a slow one
+            makes progress; the rest again, under the same ids.
+No memory   letters are held up to a bound; beyond it, and after a commit with an unknown outcome, the rows
+            themselves are read again (`sweep`), and every `SWEEP_S` in any case: a commit may become
+            visible after whoever waited for it gave up.
 
 Next: transactions.relay, broker.transport
 """
@@ -24,7 +26,8 @@ from eventplat.broker.topology import EVENTS, Names
 from eventplat.broker.transport import Confirmed, Outcome, Outgoing, Returned, Transport
 from eventplat.clock import Clock
 from eventplat.errors import BrokerUnavailable
-from eventplat.failpoints import failpoint
+from eventplat.failpoints import armed, failpoint
+from eventplat.lifecycle import Loop, is_own_cancellation
 from eventplat.storage.database import Database
 from eventplat.transactions import outbox
 from eventplat.transactions.owner import Owner
@@ -35,6 +38,9 @@ BATCH_MAX = 500
 HELD_MAX = 10_000
 RETURNED_WAIT_US = 2_000_000
 NACKED_WAIT_US = 1_000_000
+SWEEP_S = 10.0
+TURNS_TO_WRITE = 4                        # of the loop: frames are gathered until one ends, written when the socket takes them
+TIMEOUT_S, TIMEOUT_EACH_S = 10.0, 0.05   # of a batch: a broker that confirms twenty a second is slow, not away
 
 
 class Dispatcher:
@@ -46,7 +52,9 @@ class Dispatcher:
         self._waiting: deque[tuple[str, Outgoing]] = deque()
         self._known: set[str] = set()              # waiting, published or confirmed, and not deleted yet
         self._settling: list[tuple[str, Outgoing, Outcome]] = []
+        self._gone: set[str] | None = None         # settled while our rows are being read
         self._must_sweep = False
+        self._sweeps = Loop("sweep", self._sweep_again, every_s=SWEEP_S, clock=clock)
         self._work, self._settle = asyncio.Event(), asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         owner.on_lost(self._forget)
@@ -61,9 +69,11 @@ class Dispatcher:
             asyncio.create_task(self._forever(self._publish_next, self._work), name="dispatch"),
             asyncio.create_task(self._forever(self._settle_next, self._settle), name="settle"),
         ]
+        await self._sweeps.start()
 
     async def stop(self, within_s: float = 5.0) -> None:
         """Publish and delete what is waiting, at most `within_s` seconds; the relay takes the rest."""
+        await self._sweeps.stop()
         deadline = self._clock.monotonic() + within_s
         while self._known and self._clock.monotonic() < deadline:
             await self._clock.sleep(0.01)
@@ -79,13 +89,14 @@ class Dispatcher:
         """
         if owner != self._owner.id:
             return
-        if len(self._known) + len(letters) > HELD_MAX:
-            self._must_sweep = True
-            return
         for letter in letters:
-            if letter[0] not in self._known:
-                self._known.add(letter[0])
-                self._waiting.append(letter)
+            if letter[0] in self._known:
+                continue
+            if len(self._known) >= HELD_MAX:
+                self.sweep()
+                break
+            self._known.add(letter[0])
+            self._waiting.append(letter)
         if letters:
             self._work.set()
 
@@ -93,6 +104,9 @@ class Dispatcher:
         """Read our own rows again: some may be committed and not known here."""
         self._must_sweep = True
         self._work.set()
+
+    async def _sweep_again(self) -> None:
+        self.sweep()
 
     def _forget(self) -> None:
         self._waiting.clear()
@@ -107,7 +121,9 @@ class Dispatcher:
             try:
                 await turn()
                 delay = 0.1
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as error:
+                if is_own_cancellation(error):
+                    raise
                 expected = isinstance(error, BrokerUnavailable)
                 logger.log(logging.INFO if expected else logging.WARNING, "dispatch waits %.1f s: %s", delay, error, exc_info=not expected)
                 await self._clock.sleep(delay)
@@ -126,36 +142,54 @@ class Dispatcher:
 
     async def _publish(self, batch: list[tuple[str, Outgoing]]) -> None:
         failpoint("dispatch.before_publish")
+        timeout_s = TIMEOUT_S + TIMEOUT_EACH_S * len(batch)
+        outcomes: Sequence[Outcome | None] = [None] * len(batch)
         try:
-            outcomes, _ = await asyncio.gather(self._transport.publish([outgoing for _, outgoing in batch]), _published())
-        except BaseException:
-            self._waiting.extendleft(reversed([letter for letter in batch if letter[0] in self._known]))
+            publish = self._transport.publish([outgoing for _, outgoing in batch], timeout_s=timeout_s)
+            outcomes, _ = await asyncio.gather(publish, _published())
+        except BrokerUnavailable as error:
+            outcomes = error.outcomes or outcomes
             raise
+        finally:
+            self._sort(batch, outcomes)
         failpoint("dispatch.after_confirm")
-        self._settling += [(id_, outgoing, outcome) for (id_, outgoing), outcome in zip(batch, outcomes, strict=True)]
+
+    def _sort(self, batch: Sequence[tuple[str, Outgoing]], outcomes: Sequence[Outcome | None]) -> None:
+        """To the settled or back to the waiting; what was forgotten meanwhile is the relay's."""
+        known = [(letter, outcome) for letter, outcome in zip(batch, outcomes, strict=True) if letter[0] in self._known]
+        self._settling += [(*letter, outcome) for letter, outcome in known if outcome is not None]
+        self._waiting.extendleft(reversed([letter for letter, outcome in known if outcome is None]))
         self._settle.set()
 
     async def _read_own(self) -> None:
         owner = self._owner.id
+        gone: set[str] = set()
+        self._gone = gone
         async with self._database.transaction(read_only=True) as connection:
             rows = await outbox.owned(connection, owner, limit=HELD_MAX // 2)
         self._must_sweep = len(rows) == HELD_MAX // 2
-        self.dispatch(rows, owner)
+        self.dispatch([row for row in rows if row[0] not in gone], owner)
+        self._gone = None
         if self._must_sweep and not self._waiting:
             await self._clock.sleep(0.1)  # all of them are on their way: settle first
 
     async def _settle_next(self) -> None:
         while self._settling:
             settling, self._settling = self._settling, []
+            owner = self._owner.id
             try:
-                await self._write_off(settling)
+                await self._write_off(owner, settling)
             except BaseException:
-                self._settling = settling + self._settling
+                if owner == self._owner.id:
+                    self._settling = settling + self._settling
                 raise
-            self._known.difference_update(id_ for id_, _, _ in settling)
+            ids = [id_ for id_, _, _ in settling]
+            if self._gone is not None:
+                self._gone.update(ids)
+            self._known.difference_update(ids)
             failpoint("dispatch.after_settle")
 
-    async def _write_off(self, settling: Sequence[tuple[str, Outgoing, Outcome]]) -> None:
+    async def _write_off(self, owner: str, settling: Sequence[tuple[str, Outgoing, Outcome]]) -> None:
         unrouted = [id_ for id_, sent, outcome in settling if isinstance(outcome, Returned) and sent.exchange == self._events]
         homeless = [id_ for id_, sent, outcome in settling if isinstance(outcome, Returned) and sent.exchange != self._events]
         confirmed = [id_ for id_, _, outcome in settling if isinstance(outcome, Confirmed)]
@@ -165,12 +199,15 @@ class Dispatcher:
         for id_ in homeless:
             logger.warning("no queue is bound for message %s. It is sent again later", id_)
         async with self._database.transaction() as connection:
-            await outbox.remove(connection, confirmed + unrouted)
+            await outbox.remove(connection, owner, confirmed + unrouted)
             await outbox.mark_unrouted(connection, unrouted)
-            await outbox.postpone(connection, homeless, wait_us=RETURNED_WAIT_US)
-            await outbox.postpone(connection, [id_ for id_, _ in nacked], wait_us=NACKED_WAIT_US)
+            await outbox.postpone(connection, owner, homeless, wait_us=RETURNED_WAIT_US)
+            await outbox.postpone(connection, owner, [id_ for id_, _ in nacked], wait_us=NACKED_WAIT_US)
 
 
 async def _published() -> None:
     """The moment when the batch has been handed to the broker and nothing is confirmed yet."""
-    failpoint("dispatch.after_publish")
+    if armed():
+        for _ in range(TURNS_TO_WRITE):
+            await asyncio.sleep(0)
+        failpoint("dispatch.after_publish")

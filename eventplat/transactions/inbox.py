@@ -14,6 +14,7 @@ Next: transactions.unit_of_work
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,6 +29,7 @@ from sqlalchemy import (
     exists,
     literal,
     select,
+    text,
     update,
 )  # fmt: skip
 from sqlalchemy.dialects import postgresql
@@ -71,6 +73,15 @@ class Settled:
         return self.body_hash is not None and self.body_hash != body_hash(body)
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one claimed message ended."""
+
+    message_id: str
+    state: InboxState
+    outcome: bytes | None
+
+
 async def claim(connection: AsyncConnection, consumer: str, envelope: Envelope, *, handler: str | None) -> bool:
     """Make this message this transaction's own.
 
@@ -90,6 +101,25 @@ async def claim(connection: AsyncConnection, consumer: str, envelope: Envelope, 
     return (await connection.execute(_CLAIM, row | {"handler": handler})).first() is not None
 
 
+async def claim_many(
+    connection: AsyncConnection, consumer: str, envelopes: Sequence[Envelope], *, handler: str
+) -> frozenset[str]:
+    """As `claim` for messages that came by wire, in one statement; returns the ids that are this transaction's own.
+
+    Args:
+        envelopes: Each id once, in the order of the ids: two batches then wait for each other in one direction.
+    """
+    rows = [{
+        "message_id": envelope.id, "consumer": consumer, "bucket": envelope.bucket, "state": "done",
+        "body_hash": body_hash(envelope.body), "handler": handler,
+    } for envelope in envelopes]  # fmt: skip
+    if connection.dialect.name == "sqlite":  # in this process, a statement costs no round trip
+        return frozenset([str(row["message_id"]) for row in rows if (await connection.execute(_CLAIM, row)).first() is not None])
+    columns = {name: [row[name] for row in rows] for name in ("message_id", "bucket", "body_hash")}
+    claimed = await connection.execute(_CLAIM_MANY, {**columns, "consumer": consumer, "handler": handler})
+    return frozenset(str(row.message_id) for row in claimed)
+
+
 async def bury(connection: AsyncConnection, consumer: str, message_id: str, bucket: int) -> bool:
     """Insert a tombstone for a message that must not run; False where it is settled already."""
     row = {"message_id": message_id, "consumer": consumer, "bucket": bucket, "state": "void", "body_hash": None}
@@ -99,6 +129,13 @@ async def bury(connection: AsyncConnection, consumer: str, message_id: str, buck
 async def settle(connection: AsyncConnection, consumer: str, message_id: str, state: InboxState, outcome: bytes | None) -> None:
     """Record how a claimed message ended."""
     await connection.execute(_SETTLE, {"b_message_id": message_id, "b_consumer": consumer, "b_state": state, "b_outcome": outcome})
+
+
+async def settle_many(connection: AsyncConnection, consumer: str, outcomes: Sequence[Outcome]) -> None:
+    """As `settle` for several."""
+    if outcomes:
+        rows = [{"b_message_id": o.message_id, "b_consumer": consumer, "b_state": o.state, "b_outcome": o.outcome} for o in outcomes]
+        await connection.execute(_SETTLE, rows)
 
 
 async def forget(connection: AsyncConnection, consumer: str, message_id: str) -> None:
@@ -125,6 +162,16 @@ _CLAIM = (
     .on_conflict_do_nothing()
     .returning(inbox.c.message_id)
 )
+_CLAIM_MANY = text("""
+    INSERT INTO eventplat_inbox (message_id, consumer, bucket, state, body_hash, settled_us)
+    SELECT m.message_id, :consumer, m.bucket, 'done', m.body_hash, (extract(epoch from clock_timestamp()) * 1000000)::bigint
+    FROM unnest(CAST(:message_id AS uuid[]), CAST(:bucket AS smallint[]), CAST(:body_hash AS bytea[]))
+         WITH ORDINALITY AS m (message_id, bucket, body_hash, place)
+    WHERE NOT EXISTS (SELECT 1 FROM eventplat_pending p WHERE p.message_id = m.message_id AND p.handler = :handler)
+    ORDER BY m.place
+    ON CONFLICT DO NOTHING
+    RETURNING message_id
+""")
 _INSERT = (
     postgresql.insert(inbox)
     .values(settled_us=now_us(), **{name: bindparam(name) for name in _names})

@@ -6,6 +6,8 @@ Adopted     a row without an owner (a delayed send that is due) or whose owner h
             relay of a living process (`transactions.relay`).
 By state    rows are found by owner and time, never by `id > last`: ids do not commit in order.
 Events      their bytes stand in `event_log`; the outbox row points there.
+Again       a letter under an id that stands here already (a saga's step sent again, a reply given again) changes
+            nothing, and is its owner's to send, not the writer's. An event in the log is not written again.
 Order       an event with a key gets `seq = max(last + 1, database clock)` and `prev = last`, in sorted key
             order so that two transactions never wait for each other crosswise.
 
@@ -32,8 +34,6 @@ from sqlalchemy import (
     bindparam,
     case,
     delete,
-    insert,
-    or_,
     select,
     update,
 )  # fmt: skip
@@ -44,6 +44,7 @@ from eventplat.broker.transport import Outgoing
 from eventplat.hashing import bucket_of
 from eventplat.messages.codec import to_properties
 from eventplat.messages.envelope import Envelope
+from eventplat.messages.ids import is_derived
 from eventplat.storage.tables import UUID, bucket, now_us, platform
 from eventplat.transactions.owner import process
 from eventplat.transactions.stored import properties_text, to_outgoing
@@ -111,30 +112,38 @@ class Letter:
         """As the transport takes it."""
         return Outgoing(self.exchange, self.routing_key, to_properties(self.envelope), self.envelope.body)
 
+    def to_waiting(self) -> Outgoing:
+        """As an answer to a process that waits in memory: at most once, kept by nobody."""
+        properties, body = to_properties(self.envelope), self.envelope.body
+        return Outgoing(self.exchange, self.routing_key, properties, body, mandatory=False, persistent=False)
+
 
 async def append(connection: AsyncConnection, letters: Sequence[Letter], owner: str) -> list[Letter]:
-    """Write `letters` in the caller's transaction; returns them as they will be sent, events with their order."""
+    """Write `letters` in the caller's transaction.
+
+    Returns:
+        Those that were written, as they will be sent, events with their order; not those whose id stands already.
+    """
+    letters = await _in_order(connection, await _not_in_log(connection, letters))
     if not letters:
         return []
-    letters = await _in_order(connection, letters)
-    events = [letter for letter in letters if letter.is_event]
+    events = [_event_row(letter) for letter in letters if letter.is_event]
     if events:
-        await connection.execute(_INSERT_EVENTS, [_event_row(letter) for letter in events])
-    await connection.execute(_INSERT, [_row(letter, owner) for letter in letters])
-    return list(letters)
+        await connection.execute(_INSERT_EVENTS, events)
+    written = {row.id for row in await connection.execute(_INSERT, [_row(letter, owner) for letter in letters])}
+    return [letter for letter in letters if letter.envelope.id in written]
 
 
 async def adopt(connection: AsyncConnection, owner: str, *, limit: int) -> list[tuple[str, Outgoing]]:
-    """Take over up to `limit` due rows that no living process owns; oldest first."""
-    ids = select(outbox.c.id).where(
-        or_(
-            outbox.c.owner.is_(None) & or_(outbox.c.due_us.is_(None), outbox.c.due_us <= now_us()),
-            outbox.c.owner.is_not(None)
-            & outbox.c.owner.not_in(select(process.c.id).where(process.c.alive_until_us > now_us())),
-        )
-    ).order_by(outbox.c.id).limit(limit).with_for_update(skip_locked=True)  # fmt: skip
-    taken = update(outbox).where(outbox.c.id.in_(ids)).values(owner=owner, due_us=None).returning(outbox.c.id)
-    return await _outgoing(connection, [row.id for row in await connection.execute(taken)])
+    """Take over up to `limit` rows that no living process owns: of the dead first, then those that are due; oldest first."""
+    dead = [row.owner for row in await connection.execute(_DEAD_OWNERS)]
+    left = [outbox.c.owner.in_(dead)] if dead else []
+    taken: list[str] = []
+    for condition in (*left, outbox.c.owner.is_(None) & (outbox.c.due_us <= now_us())):
+        ids = select(outbox.c.id).where(condition).order_by(outbox.c.id).limit(limit - len(taken)).with_for_update(skip_locked=True)
+        take = update(outbox).where(outbox.c.id.in_(ids)).values(owner=owner, due_us=None).returning(outbox.c.id)
+        taken += [row.id for row in await connection.execute(take)]
+    return await _outgoing(connection, taken)
 
 
 async def owned(connection: AsyncConnection, owner: str, *, limit: int) -> list[tuple[str, Outgoing]]:
@@ -143,16 +152,16 @@ async def owned(connection: AsyncConnection, owner: str, *, limit: int) -> list[
     return await _outgoing(connection, [row.id for row in rows])
 
 
-async def remove(connection: AsyncConnection, ids: Sequence[str]) -> None:
-    """Delete rows that are confirmed."""
+async def remove(connection: AsyncConnection, owner: str, ids: Sequence[str]) -> None:
+    """Delete those of `owner`'s rows that are confirmed."""
     if ids:
-        await connection.execute(delete(outbox).where(outbox.c.id.in_(sorted(ids))))
+        await connection.execute(delete(outbox).where(outbox.c.id.in_(sorted(ids)), outbox.c.owner == owner))
 
 
-async def postpone(connection: AsyncConnection, ids: Sequence[str], *, wait_us: int) -> None:
-    """Give rows back, due after `wait_us`: for what the broker could not route or refused."""
+async def postpone(connection: AsyncConnection, owner: str, ids: Sequence[str], *, wait_us: int) -> None:
+    """Give rows of `owner` back, due after `wait_us`: for what the broker could not route or refused."""
     if ids:
-        given_back = update(outbox).where(outbox.c.id.in_(sorted(ids)))
+        given_back = update(outbox).where(outbox.c.id.in_(sorted(ids)), outbox.c.owner == owner)
         await connection.execute(given_back.values(owner=None, due_us=now_us() + wait_us, attempts=outbox.c.attempts + 1))
 
 
@@ -163,9 +172,12 @@ async def mark_unrouted(connection: AsyncConnection, ids: Sequence[str]) -> None
 
 
 async def cancel(connection: AsyncConnection, message_id: str) -> bool:
-    """Take back a delayed send that still waits; False where it has left."""
-    gone = delete(outbox).where(outbox.c.id == message_id, outbox.c.owner.is_(None), outbox.c.due_us.is_not(None))
-    return (await connection.execute(gone.returning(outbox.c.id))).first() is not None
+    """Take back a delayed send that still waits, an event from the log too; False where it has left."""
+    waits = (outbox.c.id == message_id) & outbox.c.owner.is_(None) & outbox.c.due_us.is_not(None)
+    if (await connection.execute(delete(outbox).where(waits).returning(outbox.c.id))).first() is None:
+        return False
+    await connection.execute(delete(event_log).where(event_log.c.id == message_id))
+    return True
 
 
 async def next_due_us(connection: AsyncConnection) -> int | None:
@@ -173,6 +185,18 @@ async def next_due_us(connection: AsyncConnection) -> int | None:
     found = select(outbox.c.due_us).where(outbox.c.owner.is_(None), outbox.c.due_us.is_not(None)).order_by(outbox.c.due_us).limit(1)
     due: int | None = (await connection.execute(found)).scalar()
     return due
+
+
+async def _not_in_log(connection: AsyncConnection, letters: Sequence[Letter]) -> Sequence[Letter]:
+    """Without the events that were recorded before: they may not take a second place in their key's order.
+
+    Whoever derives an event's id holds a lock on what it is derived from, so that no other writes it meanwhile.
+    """
+    again = [letter.envelope.id for letter in letters if letter.is_event and is_derived(letter.envelope.id)]
+    if not again:
+        return letters
+    known = {row.id for row in await connection.execute(select(event_log.c.id).where(event_log.c.id.in_(again)))}
+    return [letter for letter in letters if letter.envelope.id not in known]
 
 
 async def _in_order(connection: AsyncConnection, letters: Sequence[Letter]) -> Sequence[Letter]:
@@ -240,11 +264,17 @@ async def _outgoing(connection: AsyncConnection, ids: Sequence[str]) -> list[tup
     return [(row.id, to_outgoing(row)) for row in rows]
 
 
-_INSERT = insert(outbox).values(
-    due_us=now_us() + bindparam("after_us", type_=BigInteger()),     # null stays null: at once
-    **{column.name: bindparam(column.name) for column in outbox.c if column.name != "due_us"},
+# PostgreSQL's insert also compiles for SQLite: both know ON CONFLICT
+_INSERT = (
+    postgresql.insert(outbox)
+    .values(
+        due_us=now_us() + bindparam("after_us", type_=BigInteger()),     # null stays null: at once
+        **{column.name: bindparam(column.name) for column in outbox.c if column.name != "due_us"},
+    )
+    .on_conflict_do_nothing()
+    .returning(outbox.c.id)
 )
-_INSERT_EVENTS = insert(event_log)
+_INSERT_EVENTS = postgresql.insert(event_log).on_conflict_do_nothing()
 _READ = (
     select(
         outbox.c.id, outbox.c.exchange, outbox.c.routing_key, outbox.c.mandatory, outbox.c.properties,
@@ -253,6 +283,15 @@ _READ = (
     .select_from(outbox.outerjoin(event_log, outbox.c.event_id == event_log.c.id))
     .order_by(outbox.c.id)
 )  # fmt: skip
+# From owner to owner by the index: the rows between them, of a living process behind a slow broker, are not read
+_owner = outbox.alias()
+_by_owner = select(_owner.c.owner).order_by(_owner.c.owner).limit(1)
+_lowest = select(_by_owner.where(_owner.c.owner.is_not(None)).scalar_subquery().label("owner")).cte("owners", recursive=True)
+_next = select(_by_owner.where(_owner.c.owner > _lowest.c.owner).scalar_subquery()).where(_lowest.c.owner.is_not(None))
+_owners = _lowest.union_all(_next)
+_DEAD_OWNERS = select(_owners.c.owner).where(
+    _owners.c.owner.is_not(None), _owners.c.owner.not_in(select(process.c.id).where(process.c.alive_until_us > now_us()))
+)
 _first = postgresql.insert(sequence).values(
     stream=bindparam("stream"), key=bindparam("key"), bucket=bindparam("bucket"),
     last=now_us() + bindparam("n", type_=BigInteger()), prev=None,

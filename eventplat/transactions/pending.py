@@ -4,7 +4,7 @@ One row per (handler, message id), in a state an operator can see:
 
 retry      an attempt failed; it runs again when due
 isolated   the broker has handed it out three times and nobody acked: it may kill its process, so it runs alone
-held       ordered, and the one before it has not come yet
+held       ordered, and the one before it has not come yet; due when it has waited for too long (`transactions.held`)
 dead       out of attempts, or not readable: kept with its errors until it is replayed or discarded
 
 Nothing is republished: any instance runs a due row. Its attempt is counted first, in a transaction of its
@@ -17,19 +17,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from sqlalchemy import (
     BigInteger,
     Column,
+    ColumnElement,
     Integer,
     LargeBinary,
     Table,
     Text,
     delete,
+    func,
+    literal_column,
     select,
     tuple_,
+    union_all,
     update,
 )  # fmt: skip
 from sqlalchemy.dialects import postgresql
@@ -132,8 +136,8 @@ async def park(
 ) -> None:  # fmt: skip
     """Keep bytes that are not a message as dead, under an id of our own, exactly as they came."""
     row = postgresql.insert(pending).values(
-        handler=handler, message_id=message_id, bucket=0, state="dead", due_us=None, attempts=0, exchange=exchange,
-        routing_key=routing_key, type=str(properties.type or ""), key=None, source=None, stream=None, seq=None, prev=None,
+        handler=handler, message_id=message_id, bucket=0, state="dead", due_us=None, attempts=0, exchange=exchange, routing_key=routing_key,
+        type=(properties.type or "").replace("\0", "\ufffd"), key=None, source=None, stream=None, seq=None, prev=None,
         properties=_readable(properties), body=body, errors=json.dumps([error]), created_us=now_us(),
     )  # fmt: skip
     await connection.execute(row.on_conflict_do_nothing())
@@ -145,7 +149,7 @@ async def count_due(
     """Take up to `limit` due rows: their attempt counted, and nobody else's for `lease_us` microseconds."""
     due = (
         select(pending.c.handler, pending.c.message_id)
-        .where(pending.c.state == state, pending.c.due_us <= now_us(), pending.c.handler.in_(handlers))
+        .where(stands_as(state), pending.c.due_us <= now_us(), pending.c.handler.in_(handlers))
         .order_by(pending.c.due_us)
         .limit(limit)
         .with_for_update(skip_locked=True)
@@ -178,13 +182,6 @@ async def stands(connection: AsyncConnection, handler: str, message_id: str) -> 
     return (await connection.execute(found)).first() is not None
 
 
-async def has_other_body(connection: AsyncConnection, handler: str, envelope: Envelope) -> bool:
-    """Whether the row of this message holds another body."""
-    found = select(pending.c.body).where(pending.c.handler == handler, pending.c.message_id == envelope.id)
-    body = (await connection.execute(found)).scalar()
-    return body is not None and bytes(body) != envelope.body
-
-
 async def remove(connection: AsyncConnection, handler: str, message_id: str) -> None:
     """It is settled."""
     await connection.execute(delete(pending).where(pending.c.handler == handler, pending.c.message_id == message_id))
@@ -197,27 +194,38 @@ async def remove_everywhere(connection: AsyncConnection, message_id: str) -> Non
 
 async def next_due_us(connection: AsyncConnection, handlers: Sequence[str]) -> int | None:
     """When the next row of these handlers is due."""
-    found = (
-        select(pending.c.due_us)
-        .where(pending.c.state.in_(("retry", "isolated")), pending.c.handler.in_(handlers))
-        .order_by(pending.c.due_us)
-        .limit(1)
-    )
-    due: int | None = (await connection.execute(found)).scalar()
+    states: tuple[PendingState, ...] = ("retry", "isolated")
+    first = [
+        select(pending.c.due_us).where(stands_as(state), pending.c.handler.in_(handlers)).order_by(pending.c.due_us).limit(1).subquery()
+        for state in states
+    ]
+    soonest = union_all(*(select(each.c.due_us) for each in first)).subquery()
+    due: int | None = (await connection.execute(select(func.min(soonest.c.due_us)))).scalar()
     return due
 
 
 async def dead_letters(connection: AsyncConnection, *, limit: int = 100) -> list[Pending]:
     """The newest dead rows, up to `limit`."""
-    found = select(pending).where(pending.c.state == "dead").order_by(pending.c.created_us.desc()).limit(limit)
+    found = select(pending).where(stands_as("dead")).order_by(pending.c.created_us.desc()).limit(limit)
     return [_read(row) for row in await connection.execute(found)]
+
+
+async def find(connection: AsyncConnection, handler: str, message_id: str) -> Pending | None:
+    """The row of a message, or None."""
+    row = (await connection.execute(select(pending).where(pending.c.handler == handler, pending.c.message_id == message_id))).first()
+    return None if row is None else _read(row)
 
 
 async def dead_letter(connection: AsyncConnection, message_id: str) -> Pending | None:
     """The dead row of a message, of whichever handler."""
-    found = select(pending).where(pending.c.state == "dead", pending.c.message_id == message_id).limit(1)
+    found = select(pending).where(stands_as("dead"), pending.c.message_id == message_id).limit(1)
     row = (await connection.execute(found)).first()
     return None if row is None else _read(row)
+
+
+def stands_as(state: PendingState) -> ColumnElement[bool]:
+    """The condition that a row is in `state`, as a literal: by a parameter no partial index is found."""
+    return pending.c.state == literal_column(f"'{state}'")
 
 
 def error_record(error: BaseException, attempt: int, now_us: int) -> dict[str, Any]:
@@ -255,4 +263,4 @@ def _readable(properties: Properties) -> str:
     try:
         return properties_text(properties)
     except (TypeError, ValueError):  # a header that JSON cannot hold
-        return json.dumps({"message_id": properties.message_id, "headers": {k: repr(v) for k, v in properties.headers.items()}})
+        return properties_text(replace(properties, headers={name: repr(value) for name, value in properties.headers.items()}))

@@ -15,8 +15,9 @@ from eventplat.messages.codec import Properties
 
 
 def properties_text(properties: Properties) -> str:
-    """`properties` as JSON, empty ones left out."""
-    return json.dumps({name: value for name, value in asdict(properties).items() if value}, separators=(",", ":"))
+    """`properties` as JSON, without those that are not there; a timestamp of 0 is."""
+    there = {name: value for name, value in asdict(properties).items() if value is not None and value != {}}
+    return json.dumps(there, separators=(",", ":"))
 
 
 def to_properties(text: str) -> Properties:

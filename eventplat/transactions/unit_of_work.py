@@ -16,25 +16,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
+from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction, UOWTransaction
 
 from eventplat.broker.topology import COMMANDS, EVENTS, REPLIES, Names, owner_of, routing_key
-from eventplat.broker.transport import Outgoing, Transport
+from eventplat.broker.transport import Delivery, Transport
 from eventplat.clock import Clock
-from eventplat.errors import BrokerUnavailable, CommitUnknown, NoOwner
+from eventplat.errors import BrokerUnavailable, CommitUnknown, Malformed, NoDatabase, NoOwner
 from eventplat.failpoints import failpoint
-from eventplat.messages.codec import check_size, to_properties
+from eventplat.messages.codec import check_key, check_size
 from eventplat.messages.envelope import Envelope
 from eventplat.messages.ids import Chance, derived_id, new_id
 from eventplat.messages.message import Command, Event, Message
 from eventplat.storage.database import Database
-from eventplat.storage.session import open_session
-from eventplat.transactions import inbox, outbox
+from eventplat.storage.session import HandlerSession, open_session
+from eventplat.transactions import inbox, outbox, pending
 from eventplat.transactions.dispatch import Dispatcher
 from eventplat.transactions.outbox import Letter
 from eventplat.transactions.owner import Owner
@@ -66,11 +68,13 @@ class Sender:
 
         Raises:
             NoOwner: A command whose owner nobody names, or an event of another service.
-            TooLarge: Its body is over the limit.
+            TooLarge: Its body or key is over the limit.
+            Malformed: Its key is a text that no database holds.
         """
         owner = self._owner(message)
-        body = message.to_bytes()
+        body, key = message.to_bytes(), message.key
         check_size(body)
+        check_key(key)
         own = id_ or self.new_id()
         wire = type(message).wire
         envelope = Envelope(
@@ -82,8 +86,8 @@ class Sender:
             reply_to=reply_to,
             app_id=self.service,
             user_id=self.user_id,
-            key=message.key,
-            stream=wire.stream if message.key is not None else None,
+            key=key,
+            stream=wire.stream if key is not None else None,
             deadline_ms=deadline_ms,
             undoes=undoes,
             grant=None if cause is None else cause.grant,
@@ -91,12 +95,15 @@ class Sender:
         )
         is_event = message.kind == "event"
         exchange = self.names.exchange(EVENTS if is_event else COMMANDS)
-        return Letter(exchange, routing_key(type(message), owner, message.key), envelope, is_event, after_us)
+        return Letter(exchange, routing_key(type(message), owner, key), envelope, is_event, after_us)
 
     def answer(self, request: Envelope, type_: str, body: bytes) -> Letter:
-        """The reply to `request`; its id is derived, so that answering again is free."""
+        """The reply to `request`; its id is derived, so that answering again is free.
+
+        From the type too: that it runs and that it is done are two messages, and an inbox takes both.
+        """
         envelope = Envelope(
-            id=derived_id(request.created_us, request.id, "reply"),
+            id=derived_id(request.created_us, request.id, "reply", type_),
             type=type_,
             body=body,
             correlation_id=request.correlation_id,
@@ -120,18 +127,31 @@ class Sender:
 
 
 class UnitOfWork:
-    """One transaction, from claim to commit. Made by `Transactions.begin`."""
+    """One transaction, from claim to commit. Made by `Transactions.begin`.
 
-    def __init__(self, connection: AsyncConnection, sender: Sender, cause: Envelope | None) -> None:
-        self.connection, self.sender, self.cause = connection, sender, cause
+    Args:
+        connection: None where the service has no database: what needs one raises `NoDatabase`.
+    """
+
+    def __init__(self, connection: AsyncConnection | None, sender: Sender, cause: Envelope | None) -> None:
+        self._connection, self.sender, self.cause = connection, sender, cause
         self._session: AsyncSession | None = None
         self._letters: list[Letter] = []
         self._answers: list[Letter] = []
+        self.on_committed: list[Callable[[], None]] = []
+
+    @property
+    def connection(self) -> AsyncConnection:
+        """The connection of this transaction."""
+        if self._connection is None:
+            raise NoDatabase(f"{self.sender.service} has no database")
+        return self._connection
 
     def session(self) -> AsyncSession:
         """The handler's session, in this transaction; opened when first asked for."""
         if self._session is None:
             self._session = open_session(self.connection)
+            self._session.info[UnitOfWork] = self
         return self._session
 
     async def claim(self, consumer: str, *, handler: str | None) -> bool:
@@ -140,6 +160,19 @@ class UnitOfWork:
         claimed = await inbox.claim(self.connection, consumer, self.cause, handler=handler)
         failpoint("consumer.after_claim")
         return claimed
+
+    async def claim_many(self, consumer: str, envelopes: Sequence[Envelope], *, handler: str) -> frozenset[str]:
+        """See `inbox.claim_many`."""
+        claimed = await inbox.claim_many(self.connection, consumer, envelopes, handler=handler)
+        failpoint("consumer.after_claim")
+        return claimed
+
+    def written(self) -> tuple[int, int, int, int]:
+        """Grows with whatever the session has written or is about to write; only differences mean anything."""
+        if self._session is None:
+            return 0, 0, 0, 0
+        session = self._session.sync_session
+        return session.info.get(_WRITES, 0), len(session.new), len(session.dirty), len(session.deleted)
 
     def publish(self, event: Event, *, after_s: float = 0) -> str:
         """An outbox row for `event`; returns its id."""
@@ -151,6 +184,8 @@ class UnitOfWork:
 
     def post(self, letter: Letter) -> str:
         """Let `letter` leave with this transaction; returns its id."""
+        if self._connection is None and letter.after_us is not None:
+            raise NoDatabase(f"{self.sender.service} has no database to keep a delayed message in")
         self._letters.append(letter)
         return letter.envelope.id
 
@@ -160,6 +195,14 @@ class UnitOfWork:
             return
         letter = self.sender.answer(request, type_, body)
         (self._answers if self.sender.waits(request.reply_to) else self._letters).append(letter)
+
+    def leaving(self) -> tuple[list[Letter], list[Letter]]:
+        """What is to leave: letters, and answers to waiting processes."""
+        return self._letters, self._answers
+
+    def after_commit(self, call: Callable[[], None]) -> None:
+        """Call it once this transaction has committed, and not where it is rolled back."""
+        self.on_committed.append(call)
 
     def mark(self) -> tuple[int, int]:
         """Where the letters stand now, before something that may be taken back."""
@@ -189,10 +232,37 @@ class UnitOfWork:
         return letters, self._answers
 
 
+_WRITES = "eventplat writes"
+
+
+@event.listens_for(HandlerSession, "do_orm_execute")
+def _executed(state: ORMExecuteState) -> None:
+    if not state.is_select:
+        state.session.info[_WRITES] = state.session.info.get(_WRITES, 0) + 1
+
+
+@event.listens_for(HandlerSession, "after_flush")
+def _flushed(session: Session, _: UOWTransaction) -> None:
+    session.info[_WRITES] = session.info.get(_WRITES, 0) + 1
+
+
+@event.listens_for(HandlerSession, "after_transaction_create")
+def _savepoint_begun(session: Session, transaction: SessionTransaction) -> None:
+    if transaction.nested:
+        session.info[transaction] = session.info[UnitOfWork].mark()
+
+
+@event.listens_for(HandlerSession, "after_soft_rollback")
+def _savepoint_undone(session: Session, transaction: SessionTransaction) -> None:
+    if transaction.nested and transaction in session.info:  # what was written inside it is not sent either
+        session.info[UnitOfWork].back_to(session.info[transaction])
+
+
 @dataclass
 class _Leaving:
     letters: list[Letter] = field(default_factory=list)
     answers: list[Letter] = field(default_factory=list)
+    calls: list[Callable[[], None]] = field(default_factory=list)
 
 
 class Transactions:
@@ -220,10 +290,21 @@ class Transactions:
                 work = UnitOfWork(connection, self.sender, cause)
                 yield work
                 left.letters, left.answers = await work.flush(owner)
+                left.calls = work.on_committed
                 failpoint("consumer.before_commit")
         except CommitUnknown:
             self._dispatcher.sweep()
             raise
+
+    async def park(self, handler: str, delivery: Delivery, error: Malformed) -> None:
+        """Keep what is not a message as dead, with the reason: a pipeline would meet it again and again."""
+        logger.error("%s parked what is not a message: %s", handler, error)
+        async with self.begin() as work:
+            await pending.park(
+                work.connection, handler, self.sender.new_id(), delivery.properties, delivery.body,
+                exchange=delivery.exchange, routing_key=delivery.routing_key,
+                error=pending.error_record(error, 0, self.sender.clock.time_us()),
+            )  # fmt: skip
 
     def joined(self, connection: AsyncConnection) -> UnitOfWork:
         """A unit of work inside somebody else's transaction: `flusher` writes its rows before their commit."""
@@ -240,6 +321,8 @@ class Transactions:
             self._relay.wake()
         for letter in left.answers:
             self.answer_now(letter)
+        for call in left.calls:
+            call()
 
     def answer_now(self, letter: Letter) -> None:
         """Send an answer to a waiting process: at most once, asking again answers again."""
@@ -249,10 +332,8 @@ class Transactions:
 
     async def _answer(self, letter: Letter) -> None:
         failpoint("reply.before_publish")
-        properties, body = to_properties(letter.envelope), letter.envelope.body
-        answer = Outgoing(letter.exchange, letter.routing_key, properties, body, mandatory=False, persistent=False)
         try:
-            await self._transport.publish([answer])
+            await self._transport.publish([letter.to_waiting()])
         except BrokerUnavailable as error:
             logger.info("the answer to %s did not leave: %s", letter.envelope.causation, error)
         failpoint("reply.after_publish")

@@ -1,24 +1,44 @@
 """Watermark: which event of a key an ordered handler has applied last.
 
-Per (handler, source, stream, key). An event carries `seq` and the `prev` it follows; it is applied when
-`prev` is null, at or below the watermark, or older than the handler's horizon (when it subscribed). At or
-below the watermark it is a duplicate; anything else waits in `pending` as held, in the same transaction
-that holds the watermark's lock, so that the one it waits for cannot slip by. No dense counter: filters,
-late subscribers and two producers of one key would wait for ever.
+Per (handler, source, stream, key). An event carries `seq`, its producer's clock when it was sent, and `prev`, the
+`seq` that it follows. What comes here is claimed in the inbox in the same transaction, so it is never a copy:
+whatever `advance` decides, the event is applied, now or later, and once.
+
+Apply     `prev` is null, at or below the watermark, or below the horizon: the handler never gets that one.
+Late      `seq` is at or below the watermark: its successor did not wait for it, because it stood below the horizon
+          or was skipped. Applied all the same; the watermark stays.
+Wait      anything else is held in `pending`, in the transaction that holds the watermark's lock, so that the one it
+          waits for cannot slip by. Applying that one releases it (`release`).
+
+Horizon   when the handler subscribed, on its own database's clock, taken after its queue was bound. What was sent
+          between the two is in the queue, applied and in no order; above the horizon order is strict.
+Skew      `prev` is on the producer's clock. Where ours is behind, an event may follow one that was sent before the
+          queue was bound and seem to follow one that must come. So the horizon has a doubtful band above it: a minute,
+          plus what the event's own `seq` is ahead of us. There, who waits for one that has not come here in
+          any state is let go after `PATIENCE_US`; above the band it waits until that one comes, or is skipped.
+Skip      moves the watermark up to what a held event waits for: by patience, or by an operator where that one is
+          dead. `transactions.held` warns of everything that waits for longer than `PATIENCE_US`.
+
+No dense counter: filters, late subscribers and two producers of one key would wait for ever.
+
+Next: transactions.held
 """
 
 from __future__ import annotations
 
 from typing import Literal
 
-from sqlalchemy import BigInteger, Column, Table, Text, or_, select, update
+from sqlalchemy import BigInteger, Column, ColumnElement, Table, Text, or_, select, update
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from eventplat.hashing import bucket_of
 from eventplat.messages.envelope import Envelope
 from eventplat.storage.tables import bucket, now_us, platform
-from eventplat.transactions.pending import pending
+from eventplat.transactions.pending import pending, stands_as
+
+PATIENCE_US = 30_000_000
+BAND_US = 60_000_000
 
 watermark = Table(
     "eventplat_watermark",
@@ -31,49 +51,93 @@ watermark = Table(
     Column("seq", BigInteger, nullable=False),
 )
 
-Turn = Literal["apply", "duplicate", "wait"]
+Turn = Literal["apply", "wait"]
+
+
+async def subscribe(connection: AsyncConnection, handler: str) -> int:
+    """The horizon of `handler`, whose queue is bound: recorded at its first start, then read."""
+    row = postgresql.insert(watermark).values(handler=handler, source="", stream="", key="", bucket=0, seq=now_us())
+    await connection.execute(row.on_conflict_do_nothing())
+    return await horizon(connection, handler)
 
 
 async def horizon(connection: AsyncConnection, handler: str) -> int:
-    """When `handler` subscribed, on the database's clock: recorded at its first start, then read."""
-    row = postgresql.insert(watermark).values(handler=handler, source="", stream="", key="", bucket=0, seq=now_us())
-    await connection.execute(row.on_conflict_do_nothing())
+    """When `handler` subscribed, on the database's clock; 0 where it never did."""
     found = select(watermark.c.seq).where(watermark.c.handler == handler, watermark.c.source == "", watermark.c.stream == "")
-    seq: int = (await connection.execute(found)).scalar_one()
-    return seq
+    return (await connection.execute(found)).scalar() or 0
 
 
-async def advance(connection: AsyncConnection, handler: str, envelope: Envelope, horizon_us: int) -> Turn:
-    """Lock the key's watermark and say what to do with `envelope`; "apply" moves it."""
+async def advance(connection: AsyncConnection, handler: str, envelope: Envelope) -> Turn:
+    """Lock the key's watermark and say what to do with `envelope`; "apply" moves it up."""
     if envelope.key is None or envelope.seq is None:
         return "apply"
-    place = {"handler": handler, "source": envelope.app_id or "", "stream": envelope.stream or "", "key": envelope.key}
-    row = postgresql.insert(watermark).values(bucket=bucket_of(envelope.key), seq=-1, **place)
-    await connection.execute(row.on_conflict_do_nothing())
-    here = [watermark.c[name] == value for name, value in place.items()]
-    last: int = (await connection.execute(select(watermark.c.seq).where(*here).with_for_update())).scalar_one()
-    if envelope.seq <= last:
-        return "duplicate"
-    if envelope.prev is not None and envelope.prev > last and envelope.prev >= horizon_us:
+    place = (handler, envelope.app_id or "", envelope.stream or "", envelope.key)
+    last = await _lock(connection, *place)
+    prev = envelope.prev
+    if prev is not None and prev > last and prev >= await horizon(connection, handler):
         return "wait"
-    await connection.execute(update(watermark).where(*here).values(seq=envelope.seq))
+    if envelope.seq > last:
+        await connection.execute(update(watermark).where(*_at(*place)).values(seq=envelope.seq))
     return "apply"
 
 
 async def release(connection: AsyncConnection, handler: str, envelope: Envelope) -> bool:
     """Make due what waited for `envelope`; whether there was anything."""
-    if envelope.seq is None:
+    if envelope.key is None or envelope.seq is None:
         return False
+    return await _free(connection, handler, envelope.app_id or "", envelope.stream or "", envelope.key, envelope.seq)
+
+
+async def skip(connection: AsyncConnection, handler: str, message_id: str) -> bool:
+    """Let a held event go without what it waits for, which is applied late should it still come.
+
+    Returns:
+        False where no such event is held.
+    """
+    found = select(pending).where(stands_as("held"), pending.c.handler == handler, pending.c.message_id == message_id)
+    row = (await connection.execute(found)).first()
+    if row is None or row.key is None or row.prev is None:
+        return False
+    place = (handler, row.source or "", row.stream or "", row.key)
+    if await _lock(connection, *place) < row.prev:
+        await connection.execute(update(watermark).where(*_at(*place)).values(seq=row.prev))
+    return await _free(connection, *place, row.prev)
+
+
+def is_doubtful(prev: int, seq: int, held_us: int, horizon_us: int) -> bool:
+    """Whether the event at `prev` may have been sent before the handler subscribed, as far as the clocks tell.
+
+    Args:
+        seq: Of the event that was held for it, at `held_us` on our clock.
+    """
+    return prev < horizon_us + BAND_US + max(seq - held_us, 0)
+
+
+async def _lock(connection: AsyncConnection, handler: str, source: str, stream: str, key: str) -> int:
+    """The watermark of a key, locked until the transaction ends; -1 where nothing has been applied."""
+    row = postgresql.insert(watermark).values(handler=handler, source=source, stream=stream, key=key, bucket=bucket_of(key), seq=-1)
+    await connection.execute(row.on_conflict_do_nothing())
+    found = select(watermark.c.seq).where(*_at(handler, source, stream, key)).with_for_update()
+    last: int = (await connection.execute(found)).scalar_one()
+    return last
+
+
+async def _free(connection: AsyncConnection, handler: str, source: str, stream: str, key: str, seq: int) -> bool:
     freed = (
         update(pending)
         .where(
+            stands_as("held"),
             pending.c.handler == handler,
-            pending.c.state == "held",
-            pending.c.stream == envelope.stream,
-            pending.c.key == envelope.key,
-            or_(pending.c.prev.is_(None), pending.c.prev <= envelope.seq),
+            pending.c.stream == stream,
+            pending.c.key == key,
+            or_(pending.c.source == source, pending.c.source.is_(None)),
+            or_(pending.c.prev.is_(None), pending.c.prev <= seq),
         )
         .values(state="retry", due_us=now_us())
         .returning(pending.c.message_id)
     )
     return (await connection.execute(freed)).first() is not None
+
+
+def _at(handler: str, source: str, stream: str, key: str) -> tuple[ColumnElement[bool], ...]:
+    return (watermark.c.handler == handler, watermark.c.source == source, watermark.c.stream == stream, watermark.c.key == key)

@@ -27,7 +27,8 @@ async def stock_is_whole(shop: Shop, opened_with: int, sold: int, corrected: int
     taken = (await shop.get("/stocktake")).body
     left = int(taken["available"])
     holds = not taken["disagreeing"] and left == int(taken["moved"]) and left == opened_with - sold + corrected
-    return Check("stock: opened with = left + sold", holds, f"{opened_with:,} {corrected:+,} = {left:,} + {sold:,}")
+    opened = f"{opened_with:,} {corrected:+,}" if corrected else f"{opened_with:,}"
+    return Check("stock: opened with = left + sold", holds, f"{opened} = {left:,} + {sold:,}")
 
 
 async def money_is_whole(shop: Shop, taken: Decimal) -> Check:

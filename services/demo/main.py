@@ -3,14 +3,15 @@
     eventplat demo                              a few hundred generated orders
     eventplat demo --orders FILE.csv.gz         a wholesaler's month, line by line
     eventplat demo --url http://127.0.0.1:8000  against a running gateway, as after `docker compose up`
+    eventplat demo --data FOLDER                leave the databases there, for questions of your own
 """
 
 from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -37,13 +38,14 @@ READY_S = 60.0
 
 @dataclass(frozen=True)
 class Options:
-    """What to run: `count` generated orders, or the file `orders`; in this process, or against `url`."""
+    """What to run: `count` generated orders, or the file `orders`; in this process, its data kept in `data`, or against `url`."""
 
     count: int = 300
     seed: int = 1
     orders: Path | None = None
     url: str | None = None
     token: str | None = None
+    data: Path | None = None
 
 
 async def main(services: Sequence[Service[Any]], options: Options) -> bool:
@@ -63,9 +65,9 @@ async def main(services: Sequence[Service[Any]], options: Options) -> bool:
 
 async def _day(shop: Shop, options: Options, console: Console) -> list[Check]:
     # a shop that is already open has items and orders of its own: ours get a prefix, and its totals are read before
-    prefix = f"d{token_hex(3)}-" if options.url else ""
-    plan = generate(options.count, seed=options.seed, prefix=prefix)
     before = (await shop.get("/stocktake")).body, (await shop.get("/ledger")).body
+    prefix = f"d{token_hex(3)}-" if before[0]["items"] or before[1]["accounts"] else ""
+    plan = generate(options.count, seed=options.seed, prefix=prefix)
     await day.open_shop(shop, plan, at_once=AT_ONCE)
     with _progress(console) as progress:
         bar = progress.add_task("orders", total=len(plan.orders))
@@ -129,17 +131,30 @@ async def _shop(services: Sequence[Service[Any]], options: Options, console: Con
             console.print(f"the shop at {options.url}")
             yield shop
         return
-    with tempfile.TemporaryDirectory(prefix="eventplat-demo-") as folder:
-        process = Process(services, settings=_settings(Path(folder)))
+    with _folder(options.data) as folder:
+        settings = _settings(folder)
+        process = Process(services, settings=settings)
         await process.start()
         try:
             console.print(f"gateway and {', '.join(service.name for service in services)} in one process at {process.url}")
+            if options.data is not None and settings.is_embedded:
+                console.print(f"one database a service in {folder}")
             async with httpx.AsyncClient(base_url=process.url, headers=headers, timeout=30) as http:
                 shop = Shop(http)
                 await _ready(shop)
                 yield shop
         finally:
             await process.stop()
+
+
+@contextmanager
+def _folder(kept: Path | None) -> Iterator[Path]:
+    """Where the data goes: `kept`, or a place that is gone afterwards."""
+    if kept is not None:
+        yield kept
+        return
+    with tempfile.TemporaryDirectory(prefix="eventplat-demo-") as folder:
+        yield Path(folder)
 
 
 def _settings(folder: Path) -> Settings:
@@ -166,7 +181,7 @@ def _print_day(console: Console, told: day.Told) -> None:
     console.print()
     for name, count in counts.items():
         reasons = ", ".join(f"{reason} {times}" for reason, times in told.reasons().most_common()) if name == "refused" else ""
-        console.print(f"{name:<12}{count:>5}  {reasons}")
+        console.print(f"{name:<12}{count:>5}  {reasons}".rstrip())
     console.print(f"{'p50':<12}{_at(seconds, 0.5) * 1_000:>5.0f} ms\n{'p95':<12}{_at(seconds, 0.95) * 1_000:>5.0f} ms")
 
 

@@ -15,7 +15,7 @@ import re
 from decimal import Decimal
 from typing import Annotated, Any, TypeAlias
 
-from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, PlainSerializer, WithJsonSchema
 
 AMOUNT_MAX = Decimal("999999999.999")
 AMOUNT_PATTERN = r"^[0-9]{1,9}(\.[0-9]{1,3})?$"
@@ -57,8 +57,14 @@ def from_thousandths(value: int) -> Decimal:
     return Decimal(value).scaleb(-3)
 
 
-def _schema(pattern: str, example: str) -> WithJsonSchema:
-    return WithJsonSchema({"type": "string", "pattern": pattern, "maxLength": 24, "examples": [example]})
+def _schema(pattern: str, example: str, **more: Any) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", "pattern": pattern, "maxLength": 24, "examples": [example], **more})
+
+
+def _more_than_nothing(value: Decimal) -> Decimal:
+    if not value:
+        raise ValueError("it is zero")
+    return value
 
 
 def _total(given: Any) -> Decimal:
@@ -69,6 +75,11 @@ _TEXT = PlainSerializer(text, when_used="json")
 
 Amount: TypeAlias = Annotated[Decimal, BeforeValidator(amount), _TEXT, _schema(AMOUNT_PATTERN, "2.55")]
 """What a message carries: 0 to 999,999,999.999 pounds."""
+
+_PAYMENT = _schema(AMOUNT_PATTERN, "2.55", **{"not": {"pattern": "^[0.]*$"}})
+
+Payment: TypeAlias = Annotated[Decimal, BeforeValidator(amount), AfterValidator(_more_than_nothing), _TEXT, _PAYMENT]
+"""What somebody pays: an amount that is not zero."""
 
 TOTAL_PATTERN = r"^-?[0-9]{1,18}\.[0-9]{2,3}$"
 Total: TypeAlias = Annotated[Decimal, BeforeValidator(_total), _TEXT, _schema(TOTAL_PATTERN, "748957.02")]

@@ -23,4 +23,7 @@ Sku: TypeAlias = Annotated[str, Field(min_length=1, max_length=40, pattern=r"^[A
 """A stock code. Case matters: 85123A and 85123a are two items. "BANK CHARGES" is one as well."""
 
 Quantity: TypeAlias = Annotated[int, Field(ge=1, le=QUANTITY_MAX)]
+Change: TypeAlias = Quantity | Annotated[int, Field(ge=-QUANTITY_MAX, le=-1)]
+"""What is added, or with a minus taken away: never nothing."""
+
 Country: TypeAlias = Annotated[str, Field(min_length=1, max_length=60)]

@@ -12,15 +12,15 @@ from services.kernel.money import text
 from services.payments.tables import account, entry
 
 
-async def locked(ctx: Context[None], account_id: str) -> Row[Any]:
+async def locked(ctx: Context[None], account_id: str, *, unknown: int = 422) -> Row[Any]:
     """The account's row, locked until the transaction ends.
 
     Raises:
-        Rejected: "unknown_account".
+        Rejected: "unknown_account", with the status `unknown`: 404 where the account is what the URL names.
     """
     found = (await ctx.db.execute(select(account).where(account.c.account_id == account_id).with_for_update())).one_or_none()
     if found is None:
-        raise Rejected("unknown_account", status=422, account_id=account_id)
+        raise Rejected("unknown_account", status=unknown, account_id=account_id)
     return found
 
 

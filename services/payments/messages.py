@@ -11,7 +11,7 @@ from typing import Annotated
 from pydantic import BaseModel, Field
 
 from eventplat import Command, Key, Query
-from services.kernel.money import Amount, Total
+from services.kernel.money import Amount, Payment, Total
 from services.kernel.names import AccountId, OrderId, RefundId
 
 Holder = Annotated[str, Field(min_length=1, max_length=120)]
@@ -65,7 +65,7 @@ class Deposit(Command[Account], name="payments.deposit"):
     """Pay into an account."""
 
     account_id: Key[AccountId]
-    amount: Amount
+    amount: Payment
 
 
 class ChargePayment(Command[Charge], name="payments.charge-payment"):

@@ -54,7 +54,7 @@ async def get_account(query: GetAccount, ctx: Context[None]) -> Account:
 @payments.handles(Deposit, http=Route("POST /accounts/{account_id}/deposits", status=201), requires="payments:write")
 async def deposit(command: Deposit, ctx: Context[None]) -> Account:
     """Pay into an account."""
-    found = await locked(ctx, command.account_id)
+    found = await locked(ctx, command.account_id, unknown=404)
     after = found.balance + command.amount
     if after > AMOUNT_MAX:
         raise Rejected("balance_too_large", account_id=command.account_id, largest=text(AMOUNT_MAX))

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from eventplat import Command, Event, Key, Query
 from services.kernel.money import Amount
-from services.kernel.names import LINES_MAX, QUANTITY_MAX, OrderId, Sku
+from services.kernel.names import LINES_MAX, QUANTITY_MAX, Change, OrderId, Sku
 
 Description = Annotated[str, Field(max_length=200)]
 Reason = Annotated[str, Field(min_length=1, max_length=200)]
@@ -69,7 +69,7 @@ class CorrectStock(Command[Item], name="stock.correct-stock"):
     """Deliveries, damages, write-offs: `quantity` is added, so a loss is negative."""
 
     sku: Key[Sku]
-    quantity: Annotated[int, Field(ge=-QUANTITY_MAX, le=QUANTITY_MAX)]
+    quantity: Change
     reason: Reason
 
 

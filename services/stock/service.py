@@ -54,15 +54,14 @@ async def get_item(query: GetItem, ctx: Context[None]) -> Item:
 @stock.handles(CorrectStock, http="POST /items/{sku}/corrections", requires="stock:write")
 async def correct(command: CorrectStock, ctx: Context[None]) -> Item:
     """Add to a shelf, or write off from it, with the reason."""
-    found = (await locked(ctx, [command.sku]))[command.sku]
+    found = (await locked(ctx, [command.sku], unknown=404))[command.sku]
     if not found.is_stocked:
         raise Rejected("not_stocked", status=422, sku=command.sku)
     after = found.available + command.quantity
     if after < 0:
         raise Rejected("below_zero", sku=command.sku, available=found.available)
-    if command.quantity:
-        await move(ctx, {command.sku: command.quantity}, kind="corrected", note=command.reason)
-        ctx.publish(StockCorrected(sku=command.sku, quantity=command.quantity, reason=command.reason))
+    await move(ctx, {command.sku: command.quantity}, kind="corrected", note=command.reason)
+    ctx.publish(StockCorrected(sku=command.sku, quantity=command.quantity, reason=command.reason))
     return Item(sku=found.sku, description=found.description, price=found.price, is_stocked=True, available=after)
 
 

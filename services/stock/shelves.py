@@ -18,16 +18,16 @@ from services.stock.tables import item, movement
 NAMED_MAX = 20  # items that a refusal lists
 
 
-async def locked(ctx: Context[None], skus: Collection[str]) -> dict[str, Row[Any]]:
+async def locked(ctx: Context[None], skus: Collection[str], *, unknown: int = 422) -> dict[str, Row[Any]]:
     """The rows of `skus`, locked in the order of their codes until the transaction ends.
 
     Raises:
-        Rejected: "unknown_items", with the first of them.
+        Rejected: "unknown_items", with the first of them and the status `unknown`: 404 where the item is what the URL names.
     """
     query = select(item).where(item.c.sku.in_(sorted(skus))).order_by(item.c.sku).with_for_update()
     found = {row.sku: row for row in await ctx.db.execute(query)}
-    if unknown := sorted(set(skus) - found.keys()):
-        raise Rejected("unknown_items", status=422, skus=unknown[:NAMED_MAX], count=len(unknown))
+    if missing := sorted(set(skus) - found.keys()):
+        raise Rejected("unknown_items", status=unknown, skus=missing[:NAMED_MAX], count=len(missing))
     return found
 
 

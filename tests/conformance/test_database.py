@@ -18,10 +18,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
 
 from eventplat.clock import SystemClock
-from eventplat.errors import DatabaseUnavailable, NotYourTransaction, SchemaOutdated, TransactionAborted
+from eventplat.errors import DatabaseUnavailable, IdleTooLong, NotYourTransaction, SchemaOutdated, TransactionAborted
 from eventplat.storage.database import Database
+from eventplat.storage.failures import is_transient
 from eventplat.storage.migrate import check, create_tables, upgrade
-from eventplat.storage.postgres import role_of, schema_of
+from eventplat.storage.postgres import IDLE_S, role_of, schema_of
 from eventplat.storage.session import open_session, run_in_thread
 from eventplat.storage.tables import UUID, now_us
 
@@ -59,8 +60,8 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 
 @asynccontextmanager
-async def opened(url: str, *, empty: bool = False, pool_size: int = 10) -> AsyncIterator[Database]:
-    database = Database(url, service=f"shop-{uuid.uuid4().hex[:8]}", clock=SystemClock(), pool_size=pool_size)
+async def opened(url: str, *, empty: bool = False, pool_size: int = 10, idle_s: float = IDLE_S) -> AsyncIterator[Database]:
+    database = Database(url, service=f"shop-{uuid.uuid4().hex[:8]}", clock=SystemClock(), pool_size=pool_size, idle_s=idle_s)
     try:
         if not empty:
             await upgrade(database)
@@ -79,9 +80,9 @@ async def dropped(database: Database) -> None:
     await database.close()
 
 
-def run(url: str, test: Test, *, pool_size: int = 10) -> None:
+def run(url: str, test: Test, *, pool_size: int = 10, idle_s: float = IDLE_S) -> None:
     async def main() -> None:
-        async with opened(url, pool_size=pool_size) as database:
+        async with opened(url, pool_size=pool_size, idle_s=idle_s) as database:
             await test(database)
 
     asyncio.run(main())
@@ -215,6 +216,62 @@ def test_a_reader_waits_for_no_writer(url: str) -> None:
         assert await count(database) == 1
 
     run(url, test)
+
+
+def test_a_reader_sees_one_snapshot_through_all_its_statements(url: str) -> None:
+    async def test(database: Database) -> None:
+        async with database.transaction(read_only=True) as reader:
+            counts = select(func.count()).select_from(Shelf)
+            before = (await reader.execute(counts)).scalar_one()
+            async with database.transaction() as writer:
+                await writer.execute(insert(Shelf).values(id=1))
+            assert (await reader.execute(counts)).scalar_one() == before == 0
+        assert await count(database) == 1
+        async with database.transaction() as writer:  # on the connection that read
+            await writer.execute(insert(Shelf).values(id=2))
+
+    run(url, test)
+
+
+def test_connections_apart_work_while_all_others_are_taken(url: str) -> None:
+    async def test(database: Database) -> None:
+        apart = database.apart(1)
+        async with database.transaction(read_only=True) as connection:
+            await connection.execute(select(func.count()).select_from(Shelf))
+            async with apart.transaction() as writer:
+                await writer.execute(insert(Shelf).values(id=1))
+        await apart.close()
+        assert await count(database) == 1
+
+    run(url, test, pool_size=1)
+
+
+def test_a_transaction_that_stood_open_for_too_long_is_its_own_fault_and_not_an_outage(url: str) -> None:
+    async def test(database: Database) -> None:
+        if database.dialect == "sqlite":
+            return  # waits for nobody but this process
+        for ask_again in (True, False):
+            with pytest.raises(IdleTooLong) as caught:
+                async with database.transaction() as connection:
+                    await connection.execute(insert(Shelf).values(id=1))
+                    await ended(database, connection)
+                    if ask_again:
+                        await connection.execute(select(Shelf.id))
+            assert not is_transient(caught.value)
+        assert await count(database) == 0
+
+    run(url, test, idle_s=0.2)
+
+
+async def ended(database: Database, connection: AsyncConnection) -> None:
+    """Return when the server has ended the connection's session."""
+    raw = await connection.get_raw_connection()
+    driver = raw.driver_connection
+    assert driver is not None
+    deadline = time.monotonic() + 10
+    while not driver.is_closed():
+        assert time.monotonic() < deadline, database.url
+        await asyncio.sleep(0.01)
 
 
 def test_waiting_writers_leave_connections_to_readers(url: str) -> None:

@@ -5,18 +5,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
+from random import SystemRandom
 from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, inspect
+from sqlalchemy import Column, Connection, MetaData, Table, Text, inspect
 
+from eventplat.broker.connect import open_transport
 from eventplat.clock import SystemClock
+from eventplat.errors import SettingsError
 from eventplat.service.load import discover
+from eventplat.service.outgoing import Outgoings
 from eventplat.service.service import Service
+from eventplat.settings import load
 from eventplat.storage.database import Database
-from eventplat.storage.migrate import check, upgrade, upgrade_service
+from eventplat.storage.migrate import check, create_tables, upgrade, upgrade_service
 
 ROOT = Path(__file__).parents[2]
 SERVICES = discover(ROOT / "services")
@@ -69,3 +74,46 @@ def _declared_checks(service: Service[Any]) -> set[str]:
     assert service.tables is not None
     names = (constraint.name for table in service.tables.tables.values() for constraint in table.constraints)
     return {str(name) for name in names if str(name).startswith("ck_")}
+
+
+@pytest.mark.parametrize("made_by", ["create_all", "a running process"])
+def test_an_upgrade_takes_over_what_a_development_process_made(url: str, tmp_path: Path, made_by: str) -> None:
+    service = SERVICES[0]
+    asyncio.run(_take_over(url, service, tmp_path, None if made_by == "create_all" else ROOT / "migrations"))
+
+
+async def _take_over(url: str, service: Service[Any], folder: Path, migrations: Path | None) -> None:
+    broker = f"embedded://{folder / 'broker.db'}"
+    settings = load(data_dir=folder, profile="dev", broker_url=broker, database_url=url, migrations_dir=migrations)
+    clock = SystemClock()
+    transport = open_transport(broker, name="test", clock=clock)
+    out = Outgoings(service, settings, transport, owners={}, clock=clock, chance=SystemRandom())
+    await out.start(service.tables)
+    assert await _has_version(out.database) == (migrations is not None)
+    await upgrade_service(out.database, ROOT / "migrations", service.name, service.tables)
+    assert await _has_version(out.database)
+    async with out.database.transaction() as connection:
+        assert await connection.run_sync(_differences, service) == []
+    await out.stop()
+
+
+async def _has_version(database: Database) -> bool:
+    async with database.transaction(read_only=True) as connection:
+        return await connection.run_sync(lambda sync: inspect(sync).has_table("alembic_version"))
+
+
+def test_an_upgrade_refuses_tables_of_another_shape_that_no_migration_made(url: str) -> None:
+    service = SERVICES[0]
+
+    async def test() -> None:
+        database = Database(url, service=service.name, clock=SystemClock(), pool_size=2)
+        await upgrade(database)
+        assert service.tables is not None
+        other = MetaData()
+        Table(next(iter(service.tables.tables.values())).name, other, Column("other", Text))
+        await create_tables(database, other)
+        with pytest.raises(SettingsError, match="made without migrations"):
+            await upgrade_service(database, ROOT / "migrations", service.name, service.tables)
+        await database.close()
+
+    asyncio.run(test())

@@ -9,18 +9,24 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Select, delete, select, update
+from sqlalchemy import Select, delete, func, select, update
 
 from eventplat.broker.topology import Names
 from eventplat.broker.transport import Confirmed, Outcome, Outgoing, Returned
 from eventplat.clock import SystemClock
 from eventplat.errors import BrokerUnavailable
+from eventplat.messages.envelope import DONE, RUNNING
+from eventplat.messages.ids import derived_id
 from eventplat.messages.message import Command, Event, Key
+from eventplat.service.outgoing import Outgoings
+from eventplat.settings import load
 from eventplat.storage.database import Database
 from eventplat.storage.migrate import upgrade
 from eventplat.storage.tables import now_us
+from eventplat.transactions import dispatch
+from eventplat.transactions import outbox as outboxes
 from eventplat.transactions.dispatch import Dispatcher
-from eventplat.transactions.outbox import event_log, outbox
+from eventplat.transactions.outbox import event_log, outbox, sequence
 from eventplat.transactions.owner import Owner, process
 from eventplat.transactions.relay import Relay
 from eventplat.transactions.unit_of_work import Sender, Transactions
@@ -42,6 +48,7 @@ class Broker:
     def __init__(self) -> None:
         self.sent: list[Outgoing] = []
         self.is_away = self.is_unbound = False
+        self.settles_at_most: int | None = None      # of each batch, before it is over time
         self.before_confirm: Callable[[], Awaitable[object]] | None = None
 
     async def publish(self, batch: Sequence[Outgoing], *, timeout_s: float = 10.0) -> list[Outcome]:
@@ -50,7 +57,11 @@ class Broker:
         self.sent += batch
         if self.before_confirm is not None:
             await self.before_confirm()
-        return [Returned("312 NO_ROUTE") if self.is_unbound else Confirmed() for _ in batch]
+        outcomes: list[Outcome] = [Returned("312 NO_ROUTE") if self.is_unbound else Confirmed() for _ in batch]
+        if self.settles_at_most is not None and len(batch) > self.settles_at_most:
+            known = [*outcomes[: self.settles_at_most], *[None] * (len(batch) - self.settles_at_most)]
+            raise BrokerUnavailable("over time", outcomes=known)
+        return outcomes
 
     @property
     def ids(self) -> list[str | None]:
@@ -287,5 +298,141 @@ def test_the_order_of_a_key_has_no_fork_and_no_gap_over_twenty_concurrent_transa
                 while place in following:
                     place, chain = following.pop(place), chain + 1
                 assert chain == count                           # and from the first one reaches the last
+
+    asyncio.run(test())
+
+
+def test_a_letter_sent_again_under_its_id_changes_nothing_and_is_not_published_by_a_second_process(url: str) -> None:
+    async def test() -> None:
+        async with instance(url, relays=False) as one, instance(url, relays=False) as other:
+            one.broker.is_away = True
+            letter = one.transactions.sender.letter(Pack(order_id="1"), cause=None)
+            for who in (one, other, one):
+                async with who.transactions.begin() as work:
+                    work.post(letter)
+            assert await one.rows(select(outbox.c.id, outbox.c.owner)) == [(letter.envelope.id, one.owner.id)]
+            (after,) = await other.publish(Placed(order_id="1"))
+            await until(lambda: other.broker.ids == [after])
+            assert other.dispatcher.pending_count <= 1
+            one.broker.is_away = False
+            await one.all_left()
+            assert one.broker.ids == [letter.envelope.id]
+
+    asyncio.run(test())
+
+
+def test_an_event_recorded_again_under_its_derived_id_takes_no_second_place_in_its_order(url: str) -> None:
+    async def test() -> None:
+        async with instance(url) as one:
+            id_ = derived_id(one.clock.time_us(), "a saga's step")
+            for n in range(3):
+                async with one.transactions.begin() as work:
+                    work.post(work.sender.letter(Placed(order_id="1", n=n), cause=None, id_=id_))
+            (next_,) = await one.publish(Placed(order_id="1"))
+            await one.all_left()
+            assert one.broker.ids == [id_, next_]
+            first, second = (outgoing.properties.headers for outgoing in one.broker.sent)
+            assert second["prev"] == first["seq"]
+            assert await one.rows(select(sequence.c.last)) == [(second["seq"],)]
+
+    asyncio.run(test())
+
+
+def test_two_replies_to_one_request_differ_by_their_type_and_each_is_the_same_every_time(url: str) -> None:
+    sender = Instance(url, 6.0).transactions.sender
+    request = sender.letter(Pack(order_id="1"), cause=None, reply_to="eventplat.shop.replies").envelope
+
+    ids = [sender.answer(request, type_, b"{}").envelope.id for type_ in (RUNNING, DONE, DONE)]
+
+    assert ids[0] != ids[1] == ids[2]
+
+
+def test_more_letters_than_are_held_in_memory_all_leave_once(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "HELD_MAX", 20)
+
+    async def test() -> None:
+        async with instance(url) as one:
+            ids = await one.publish(*(Placed(order_id=str(n)) for n in range(75)))
+            await one.all_left()
+            assert sorted(one.broker.ids, key=str) == sorted(ids)
+
+    asyncio.run(test())
+
+
+def test_a_commit_that_becomes_visible_long_after_it_was_given_up_is_found_by_a_later_sweep(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "SWEEP_S", 0.05)
+
+    async def test() -> None:
+        async with instance(url, relays=False) as one:
+            letter = one.transactions.sender.letter(Pack(order_id="1"), cause=None)
+            async with one.database.transaction() as connection:  # nobody is told of this commit
+                await outboxes.append(connection, [letter], one.owner.id)
+            await one.all_left()
+            assert one.broker.ids == [letter.envelope.id]
+
+    asyncio.run(test())
+
+
+def test_a_slow_broker_makes_progress_with_what_it_did_confirm(url: str) -> None:
+    async def test() -> None:
+        async with instance(url) as one:
+            one.broker.settles_at_most = 2
+            ids = await one.publish(*(Placed(order_id=str(n)) for n in range(5)))
+            await one.all_left()
+            assert one.broker.ids == [*ids, *ids[2:], *ids[4:]]
+
+    asyncio.run(test())
+
+
+def test_rows_of_another_owner_are_neither_deleted_nor_given_back(url: str) -> None:
+    async def test() -> None:
+        async with instance(url, relays=False) as one:
+            one.broker.is_away = True
+            ids = await one.publish(Placed(order_id="1"), Placed(order_id="2"))
+            async with one.database.transaction() as connection:
+                await outboxes.remove(connection, ids[0], ids)
+                await outboxes.postpone(connection, ids[0], ids, wait_us=0)
+            assert await one.rows(select(outbox.c.owner, func.count()).group_by(outbox.c.owner)) == [(one.owner.id, 2)]
+
+    asyncio.run(test())
+
+
+def test_an_event_that_was_taken_back_leaves_the_log_too(url: str) -> None:
+    async def test() -> None:
+        async with instance(url) as one:
+            (waits,) = await one.publish(Placed(order_id="1"), after_s=3_600)
+            async with one.transactions.begin() as work:
+                assert await work.cancel(waits)
+            assert await one.rows(select(event_log.c.id)) == []
+
+    asyncio.run(test())
+
+
+def test_a_process_stays_owner_and_publishes_while_its_handlers_hold_every_connection(tmp_path: Path) -> None:
+    from tests.servers import fresh_database  # noqa: PLC0415 - starts a server, only when a test needs it
+
+    async def test() -> None:
+        settings = load(
+            data_dir=tmp_path, profile="dev", broker_url=f"embedded://{tmp_path / 'broker.db'}", database_url=fresh_database(),
+            database_pool_size=1, process_term_s=0.5, heartbeat_s=0.1,
+        )  # fmt: skip
+        broker, clock = Broker(), SystemClock()
+        out = Outgoings("orders", settings, broker, owners={}, clock=clock, chance=random.SystemRandom())  # type: ignore[arg-type]
+        await out.start()
+        before = out.owner.id
+        async with out.transactions.begin() as work:
+            id_ = work.publish(Placed(order_id="1"))
+        broker.is_away = True
+        started = clock.monotonic()
+        async with out.database.transaction():  # the only connection, for longer than two terms
+            await until(lambda: clock.monotonic() - started > 1.2)
+            assert out.owner.may_publish
+            assert out.owner.id == before
+            broker.is_away = False
+            await until(lambda: out.dispatcher.pending_count == 0)
+        await out.stop()
+        assert id_ in broker.ids
 
     asyncio.run(test())

@@ -10,18 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Column, MetaData, Table, Text, select
+from sqlalchemy import Column, MetaData, Table, Text, select, update
 
-from eventplat.broker.topology import COMMANDS
+from eventplat.broker.topology import COMMANDS, QUERIES
+from eventplat.broker.transport import Outgoing
 from eventplat.errors import Rejected
-from eventplat.messages.codec import Properties
-from eventplat.messages.envelope import DONE, FAILED, REJECTED, VOID
+from eventplat.messages.codec import Properties, to_properties
+from eventplat.messages.envelope import DONE, FAILED, REJECTED, RUNNING, VOID
 from eventplat.messages.message import Command, Key
 from eventplat.retry import Retry
 from eventplat.service.context import Context
 from eventplat.service.runner import Runner
 from eventplat.service.service import Service
 from eventplat.transactions.inbox import inbox
+from eventplat.transactions.outbox import outbox
 from eventplat.transactions.pending import pending
 from tests.conformance.stage import Stage, until
 
@@ -114,6 +116,22 @@ def test_twenty_copies_at_once_have_one_effect_and_one_answer(stage: Stage) -> N
     run(stage, shop, test)
 
 
+def test_a_copy_of_a_finished_command_whose_reply_has_not_left_yet_is_no_failed_attempt(stage: Stage) -> None:
+    shop = Shop()
+
+    async def test(runner: Runner) -> None:
+        command = Add(account="a")
+        nobody_reads = stage.envelope(command, reply_to=stage.names.replies("orders"))
+        await stage.send(*[(command, nobody_reads)] * 3)
+        await until(lambda: settled(stage, runner, nobody_reads.id))
+        await stage.ask(Add(account="b"))  # behind the copies
+        assert len(shop.calls) == 2
+        assert await waiting(stage, runner) == []
+        assert len(await stage.rows(runner, select(outbox))) == 1
+
+    run(stage, shop, test)
+
+
 def test_the_same_id_with_another_body_is_refused_and_changes_nothing(stage: Stage) -> None:
     async def test(runner: Runner) -> None:
         first = await stage.ask(Add(account="a", n=1))
@@ -125,6 +143,61 @@ def test_the_same_id_with_another_body_is_refused_and_changes_nothing(stage: Sta
         again = await stage.ask(Add(account="a", n=1), id_=id_)
         assert (again.type, again.body) == (DONE, first.body)
         assert await effects(stage, runner) == ["add a"]
+
+    run(stage, Shop(), test)
+
+
+def test_a_copy_of_a_command_that_is_not_settled_is_told_how_it_stands(stage: Stage) -> None:
+    shop, is_mended = Shop(retry=Retry(attempts=2, first=600)), False
+
+    async def fail(command: Add, ctx: Context) -> None:
+        if not is_mended:
+            raise RuntimeError("broken")
+
+    async def test(runner: Runner) -> None:
+        nonlocal is_mended
+        command = Add(account="a", n=1)
+        envelope = stage.envelope(command)
+        await stage.send((command, envelope))
+        await until(lambda: waiting(stage, runner), "its first attempt failed")
+        assert (await stage.ask(command, id_=envelope.id)).type == RUNNING
+        other = await stage.ask(Add(account="a", n=2), id_=envelope.id)
+        assert (other.type, json.loads(other.body)["reason"]) == (REJECTED, "other_body")
+        await stage.rows(runner, update(pending).values(due_us=0))
+        runner.pipeline.wake_pending()
+        await until(lambda: [a for a in stage.answers[envelope.id] if a.type == FAILED], "it gave up")
+        is_mended = True
+        late = await stage.ask(command, id_=envelope.id)
+        assert (late.type, json.loads(late.body)["error"]) == (FAILED, "broken")
+        assert await effects(stage, runner) == []
+
+    shop.before = fail
+    run(stage, shop, test)
+
+
+def test_a_message_of_another_type_is_parked_and_stops_nothing(stage: Stage) -> None:
+    async def test(runner: Runner) -> None:
+        command = Add(account="a")
+        astray = replace(stage.envelope(command), type="shop.subtract.v1")
+        await stage.send((command, astray))
+        parked = await until(lambda: waiting(stage, runner), "it is parked")
+        assert (parked[0].state, parked[0].message_id) == ("dead", astray.id)
+        assert "shop.subtract.v1 came to shop.add, which handles shop.add.v1" in parked[0].errors
+        assert (await stage.answer_to(astray.id)).type == FAILED
+        assert (await stage.ask(command)).type == DONE
+
+    run(stage, Shop(), test)
+
+
+def test_what_became_of_a_command_without_a_reply_is_done(stage: Stage) -> None:
+    async def test(runner: Runner) -> None:
+        removed = await stage.ask(Remove(account="a"))
+        what = json.dumps({"command_id": removed.causation}).encode()
+        question = replace(stage.envelope(Remove(account="a")), body=what, type="shop.operation.v1")
+        exchange = stage.names.exchange(QUERIES)
+        await stage.transport.publish([Outgoing(exchange, "shop.operation.v1.one", to_properties(question), what)])
+        answer = await stage.answer_to(question.id)
+        assert (answer.type, answer.body) == (DONE, b"null")
 
     run(stage, Shop(), test)
 

@@ -10,11 +10,16 @@ import signal
 import sys
 from pathlib import Path
 
+import click
 import httpx
+from click.testing import CliRunner
 
+from eventplat.cli.main import cli
+from eventplat.settings import Settings
 from tests.servers import free_ports
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
 
 
 def test_the_first_service_runs_as_readme_says(tmp_path: Path) -> None:
@@ -32,6 +37,49 @@ def test_the_first_service_runs_as_readme_says(tmp_path: Path) -> None:
     assert answers[2].status_code == 422, "the same key with another body is refused"
     assert answers[3].json()["reason"] == "too_many"
     assert "/orders" in answers[4].json()["paths"]
+
+
+def test_every_command_that_readme_names_is_there() -> None:
+    named = {line.split("#")[0].strip() for line in re.findall(r"(?:^\$ |`)((?:eventplat|make) [a-z][^`\n]*)", README, re.MULTILINE)}
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+    assert {"eventplat gateway", "eventplat run services.stock", "eventplat dev app.py", "make demo"} <= named
+    for command in sorted(named):
+        program, *words = shlex.split(command)
+        if program == "make":
+            assert set(words) <= targets, command
+        else:
+            _parse(cli, words)
+
+
+def test_every_setting_that_readme_names_is_one() -> None:
+    table = README[README.index("## Settings") : README.index("## Development")]
+    named = {name.lower() for row in re.findall(r"^\| (`.+?) \|", table, re.MULTILINE) for name in re.findall(r"`([A-Z_]+)`", row)}
+    set_ = {name.lower() for name in re.findall(r"EVENTPLAT_([A-Z_]+)=", README)}
+
+    assert len(named) > 10
+    assert named | set_ <= Settings.model_fields.keys()
+
+
+def test_the_error_that_readme_explains_is_explained() -> None:
+    code = re.search(r"`eventplat explain (EP[0-9]+)`", README)
+    assert code is not None
+
+    said = CliRunner().invoke(cli, ["explain", code[1]])
+
+    assert said.exit_code == 0
+    assert "Send it again after Retry-After seconds" in said.output
+
+
+def _parse(command: click.Command, words: list[str]) -> None:
+    """Whether the command line takes these words; nothing runs."""
+    context = click.Context(command)
+    if isinstance(command, click.Group):
+        found = command.get_command(context, words[0])
+        assert found is not None, words
+        _parse(found, words[1:])
+    elif words != ["--orders", "FILE.csv.gz"]:
+        command.make_parser(context).parse_args(words)
 
 
 async def _run(command: list[str], folder: Path, headers: dict[str, str], body: str) -> list[httpx.Response]:

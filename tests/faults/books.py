@@ -10,7 +10,7 @@ import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tests.servers import PostgresServer
 
@@ -61,6 +61,20 @@ def audit(fetch: Fetch, told: Mapping[str, bool]) -> list[str]:
         *_letters(fetch),
         *_settled(fetch),
     ]
+
+
+def everything(fetch: Fetch, services: Sequence[str], kind: Literal["embedded", "local"]) -> dict[str, list[str]]:
+    """All rows of all tables, by table as "stock.item"; but not the list of processes, which every heartbeat changes."""
+    tables = {
+        "embedded": "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'",
+        "local": "SELECT table_name FROM information_schema.tables WHERE table_schema = current_schema()",
+    }[kind]
+    return {
+        f"{service}.{table}": sorted(map(repr, fetch(service, f"SELECT * FROM {table}")))
+        for service in services
+        for (table,) in fetch(service, tables)
+        if table != "eventplat_process"
+    }
 
 
 def at_rest(fetch: Fetch) -> bool:

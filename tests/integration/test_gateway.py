@@ -290,6 +290,20 @@ async def test_the_longest_values_that_are_let_through_do_not_break_the_link(sta
     assert [response.status_code for response in (longest, longer, after)] == [201, 422, 201]
 
 
+def test_the_first_request_finds_every_service_of_its_own_process(tmp_path: Path) -> None:
+    async def start() -> None:
+        process = Process([parcels(), shop_of(Shop())], settings=load(data_dir=tmp_path, gateway_port=0))
+        await process.start()
+        try:
+            async with httpx.AsyncClient(base_url=process.url, timeout=PATIENCE_S) as http:
+                assert (await http.get("/orders/o-1")).json()["reason"] == "no_such_order"
+                assert (await http.post("/parcels", json={"parcel": "p"})).status_code == 204
+        finally:
+            await process.stop()
+
+    asyncio.run(start())
+
+
 @on_both
 async def test_a_new_service_is_found_within_seconds_and_its_routes_outlive_it(stand: Stand) -> None:
     joined = Process([parcels()], settings=stand.settings, gateway=False)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from eventplat.discovery.announcer import HEARTBEAT, MANIFEST, WHO
-from eventplat.discovery.instance import Heartbeat
+from eventplat.discovery.instance import Heartbeat, digest_of
 from eventplat.discovery.registry import FORGOTTEN_TERMS, Registry, _order
 from tests.unit.discovery.fanout import HEARTBEAT_S, TERM_S, Fanout, manifest, on_loop
 
@@ -61,6 +61,23 @@ async def test_a_digest_that_is_not_known_is_asked_for(fanout: Fanout) -> None:
 
     assert fanout.count(WHO) > asked
     assert names(registry) == []
+
+
+@on_loop
+async def test_a_manifest_of_a_later_release_is_known_by_the_digest_it_is_announced_with(fanout: Fanout) -> None:
+    registry = await fanout.registry()
+    said = json.dumps(manifest().model_dump(mode="json") | {"from_a_later_release": True}).encode()
+    heartbeat = Heartbeat(service="shop", version="1.0", instance="i", digest=digest_of(said), state="ready").model_dump_json().encode()
+    await fanout.say(MANIFEST, said)
+    asked = fanout.count(WHO)
+
+    for _ in range(3):
+        await fanout.say(HEARTBEAT, heartbeat)
+        await fanout.clock.advance(1.5)
+    await fanout.say(MANIFEST, manifest(version="0.9").model_dump_json().encode())
+
+    assert fanout.count(WHO) == asked
+    assert versions(registry) == ["1.0"]
 
 
 @on_loop

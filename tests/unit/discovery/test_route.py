@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
 from eventplat.discovery.route import Route
@@ -50,3 +52,25 @@ def test_a_query_has_no_effect_and_is_a_get() -> None:
     Route("GET /orders/{order_id}").check(Get)
     with pytest.raises(BadHandler, match="its method is GET"):
         Route("POST /orders/{order_id}").check(Get)
+
+
+@pytest.mark.parametrize(
+    ("route", "said"),
+    [
+        (Route("POST /orders", status=199), "200 to 299"),
+        (Route("POST /orders", status=300), "200 to 299"),
+        (Route("POST /orders", status=409), "Rejected"),
+        (Route("POST /orders", wait=-1), "waits 0 seconds or more"),
+        (Route("POST /orders", wait=float("nan")), "waits 0 seconds or more"),
+        (Route("POST /orders", wait=float("inf")), "waits 0 seconds or more"),
+        (Route("POST /orders/{order_id}/of/{order_id}"), "stands there twice"),
+    ],
+)
+def test_a_route_whose_answer_cannot_be_is_refused(route: Route, said: str) -> None:
+    with pytest.raises(BadHandler, match=said):
+        route.check(Place)
+
+
+@pytest.mark.parametrize("route", [Route("POST /orders", status=200, wait=0), Route("POST /orders", status=299, wait=timedelta(minutes=1))])
+def test_a_route_at_its_limits_is_served(route: Route) -> None:
+    route.check(Place)

@@ -237,6 +237,7 @@ def is_problem(response: httpx.Response, status: int, code: str) -> dict[str, An
     assert problem["status"] == status
     assert problem["type"] == f"urn:eventplat:{code}"
     assert problem["title"]
+    assert problem["next"], "it says what to do now"
     return problem
 
 

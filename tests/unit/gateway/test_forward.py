@@ -135,6 +135,30 @@ async def test_a_business_no_is_a_problem_with_its_facts(house: House) -> None:
 
 
 @on_loop
+async def test_a_business_no_says_the_services_next_move_and_else_one_for_its_status(house: House) -> None:
+    moves = []
+    for status, facts in ((409, {"next": "Buy less"}), (409, {}), (422, {}), (404, {}), (403, {"next": None})):
+        house.answer = says(REJECTED, json.dumps({"reason": "no", "status": status, "facts": facts}).encode())
+        moves.append(is_problem(await house.place(), status, "EP700")["next"])
+
+    assert moves[0] == "Buy less"
+    assert len(set(moves)) == len(moves)
+
+
+@on_loop
+async def test_a_command_with_parameters_and_a_question_with_a_body_are_refused(house: House) -> None:
+    body = {"order_id": "o-1", "quantity": 3}
+
+    command = is_problem(await house.http.post("/orders?quantity=4&quick=1", json=body), 422, "EP809")
+    question = await house.http.request("GET", "/orders/o-1", json={"limit": 3})
+
+    assert [error["pointer"] for error in command["errors"]] == ["/quantity", "/quick"]
+    is_problem(question, 422, "EP809")
+    is_problem(await house.http.request("GET", "/orders/o-1", content=b"x" * 300_000), 413, "EP806")
+    assert house.received == []
+
+
+@on_loop
 async def test_the_same_key_with_another_body_is_told_as_the_service_tells_it(house: House) -> None:
     house.answer = says(REJECTED, b'{"reason": "other_body", "status": 422, "facts": {}}')
 

@@ -97,3 +97,14 @@ def test_the_document_is_written_once_for_each_table() -> None:
     assert "/orders" not in kept.of(Table())["paths"]
     assert len(written) == 2
     json.dumps(first)
+
+
+def test_services_come_before_the_gateways_own_and_a_misfit_is_described_as_it_is_answered() -> None:
+    own = {"/operations/{id}": {"get": {"tags": ["gateway"], "responses": {"200": {}, "422": {"description": "Validation Error"}}}}}
+    described = with_routes(
+        {"paths": own, "components": {"schemas": {"HTTPValidationError": {}, "ValidationError": {}}}}, TABLE.targets
+    )
+
+    assert list(described["paths"])[-1] == "/operations/{id}"
+    assert described["paths"]["/operations/{id}"]["get"]["responses"].keys() == {"200", "4XX"}
+    assert "HTTPValidationError" not in described["components"]["schemas"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
-import time
 from typing import Any
 
 import pytest
@@ -162,14 +161,13 @@ def test_json_within_the_limits_is_read(body: bytes, value: Any) -> None:
     read_object(body)
 
 
-def test_a_duplicate_among_forty_thousand_names_is_found_in_a_moment() -> None:
-    body = b"{" + b",".join(b'"%x":0' % number for number in range(25_000)) + b',"z":0,"z":0}'
-    began = time.perf_counter()
+@pytest.mark.timeout(60)
+def test_a_duplicate_among_many_names_costs_one_pass() -> None:
+    # counting each name anew took 6 s for a quarter of them, in which the gateway answered nobody: a hundred seconds here
+    body = b"{" + b",".join(b'"%x":0' % number for number in range(100_000)) + b',"z":0,"z":0}'
 
     with pytest.raises(UnreadableJson, match="'z' stands there twice"):
         read_object(body)
-
-    assert time.perf_counter() - began < 1.0, "names.count for each name took 6 s, in which the gateway answered nobody"
 
 
 @given(st.dictionaries(st.text(), st.recursive(st.none() | st.booleans() | st.integers(-10**17, 10**17) | st.floats(allow_nan=False,

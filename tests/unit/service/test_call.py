@@ -5,21 +5,24 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import logging
 import random
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from sqlalchemy import select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from eventplat.errors import Rejected
-from eventplat.messages.envelope import DONE, REJECTED
+from eventplat.messages.codec import BODY_BYTES_MAX
+from eventplat.messages.envelope import DONE, FAILED, REJECTED
 from eventplat.messages.message import Command, Event, Key, Message
+from eventplat.observability.logs import configure
 from eventplat.retry import Retry
 from eventplat.security.grant import GrantSigner, GrantVerifier
 from eventplat.security.keys import ensure_keys, new_grant_key
@@ -27,6 +30,7 @@ from eventplat.security.principal import Principal
 from eventplat.service.context import Context, SyncContext
 from eventplat.service.service import Service
 from eventplat.settings import load
+from eventplat.transactions.outbox import event_log
 from eventplat.transactions.pending import pending
 from tests.conformance.stage import Stage, until
 
@@ -43,6 +47,10 @@ class Shelf(Base):
 
 class Fill(Command[int], name="stock.fill"):
     sku: Key[str]
+    n: int
+
+
+class Tell(Command[str], name="stock.tell"):
     n: int
 
 
@@ -137,6 +145,146 @@ def test_middleware_runs_outermost_first_inside_the_transaction(tmp_path: Path) 
         await stage.ask(Fill(sku="a", n=1))
         assert seen == ["outer in", "inner in", "handler", "inner out", "outer out"]
         assert sorted(row.sku for row in await stage.rows(runner, select(Shelf.sku))) == ["inner", "outer"]
+
+    run(tmp_path, test)
+
+
+def test_middleware_runs_around_a_def_handler_too(tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    async def around(message: Message, ctx: Context[Any], call_next: Any) -> object:
+        seen.append("in")
+        return await call_next(message, ctx)
+
+    stock = threaded(seen)
+    stock.middleware = (around,)
+
+    async def test(stage: Stage) -> None:
+        await stage.run(stock)
+        assert (await stage.ask(Fill(sku="a", n=3))).body == b"3"
+        assert (len(seen), seen[0]) == (2, "in")
+
+    run(tmp_path, test)
+
+
+# --- what goes wrong ------------------------------------------------------------------------------
+
+
+def test_a_handler_that_lets_a_cancellation_out_has_failed_and_the_others_go_on(tmp_path: Path) -> None:
+    stock = Service("stock", retry=Retry(attempts=2, first=0.01))
+
+    @stock.handles(Fill)
+    async def fill(command: Fill, ctx: Context) -> int:
+        if command.n < 0:
+            task = asyncio.create_task(asyncio.sleep(60))
+            task.cancel()
+            await task
+        return command.n
+
+    async def test(stage: Stage) -> None:
+        await stage.run(stock)
+        answers = await asyncio.gather(*(stage.ask(Fill(sku="a", n=n)) for n in [-1] * 8 + list(range(8))))
+        assert [answer.type for answer in answers] == [FAILED] * 8 + [DONE] * 8
+        assert json.loads(answers[0].body)["code"] == "EP713"
+
+    run(tmp_path, test, prefetch=4)
+
+
+def test_whatever_a_handler_logs_names_its_message_and_conversation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stock = Service("stock", retry=Retry(attempts=1))
+
+    @stock.handles(Fill)
+    async def fill(command: Fill, ctx: Context) -> int:
+        logging.getLogger("a.library").warning("by a library")
+        structlog.get_logger("ours").warning("by structlog")
+        ctx.log.warning("by ctx")
+        raise RuntimeError("broken")
+
+    async def test(stage: Stage) -> None:
+        configure(stage.settings)
+        await stage.run(stock)
+        answer = await stage.ask(Fill(sku="a", n=1))
+        lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+        said = [line for line in lines if line["event"].startswith(("by ", "stock.fill gives up"))]
+        assert len(said) == 4
+        assert {line["message_id"] for line in said} == {answer.causation}
+        assert {line["correlation_id"] for line in said} == {answer.correlation_id}
+        assert {line["handler"] for line in said} == {"stock.fill"}
+
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    try:
+        run(tmp_path, test, log_format="json")
+    finally:
+        root.handlers[:], level = before
+        root.setLevel(level)
+        structlog.reset_defaults()
+
+
+def test_a_reply_over_the_limit_is_a_failure_that_says_so(tmp_path: Path) -> None:
+    stock = Service("stock", tables=Base.metadata)
+
+    @stock.handles(Tell)
+    async def tell(command: Tell, ctx: Context) -> str:
+        ctx.db.add(Shelf(sku="a", left=1))
+        return "x" * command.n
+
+    async def test(stage: Stage) -> None:
+        runner = await stage.run(stock)
+        answer = await stage.ask(Tell(n=BODY_BYTES_MAX))
+        assert (answer.type, json.loads(answer.body)["code"]) == (FAILED, "EP103")
+        assert await stage.rows(runner, select(Shelf.sku)) == []
+        assert (await stage.ask(Tell(n=10))).type == DONE
+
+    run(tmp_path, test)
+
+
+def test_a_savepoint_that_is_taken_back_takes_its_messages_with_it(tmp_path: Path) -> None:
+    stock, seen = Service("stock", tables=Base.metadata), list[int]()
+
+    @stock.handles(Fill)
+    async def fill(command: Fill, ctx: Context) -> int:
+        ctx.publish(Moved(sku="a", n=1))
+        for n, is_kept in ((2, False), (3, True)):
+            savepoint = await ctx.db.begin_nested()
+            ctx.publish(Moved(sku="a", n=n))
+            await (savepoint.commit() if is_kept else savepoint.rollback())
+        return 0
+
+    @stock.on(Moved)
+    async def moved(event: Moved, ctx: Context) -> None:
+        seen.append(event.n)
+
+    async def test(stage: Stage) -> None:
+        runner = await stage.run(stock)
+        await stage.ask(Fill(sku="a", n=1))
+        await until(lambda: len(seen) >= 2)
+        assert sorted(seen) == [1, 3]
+        assert len(await stage.rows(runner, select(event_log.c.id))) == 2
+
+    run(tmp_path, test)
+
+
+def test_a_stop_finishes_what_was_delivered_and_counts_nothing(tmp_path: Path) -> None:
+    stock, done = Service("stock"), list[int]()
+
+    @stock.handles(Fill, concurrency=1)
+    async def fill(command: Fill, ctx: Context) -> int:
+        await asyncio.sleep(0.005)
+        done.append(command.n)
+        return command.n
+
+    async def test(stage: Stage) -> None:
+        runner = await stage.run(stock)
+        commands = [Fill(sku="a", n=n) for n in range(40)]
+        await stage.send(*((command, stage.envelope(command)) for command in commands))
+        await until(lambda: done)
+        for _ in range(4):
+            await stage.stop(runner)
+            runner = await stage.run(stock)
+        await until(lambda: len(done) >= 40)
+        assert sorted(done) == list(range(40))
+        assert await stage.rows(runner, select(pending.c.message_id)) == []
 
     run(tmp_path, test)
 
@@ -286,7 +434,7 @@ def test_shuffled_events_of_a_key_are_applied_in_order_and_copies_ignored(tmp_pa
     async def test(stage: Stage) -> None:
         runner = await stage.run(ordered(seen))
         sent = history(stage, 20)
-        shuffled = sent + [(event, replace(envelope, id=stage.new_id())) for event, envelope in sent]
+        shuffled = sent + sent
         random.Random(7).shuffle(shuffled)
         await stage.send(*shuffled)
         await until(lambda: len(seen) >= 20)

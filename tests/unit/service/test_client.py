@@ -167,6 +167,42 @@ def test_messages_joined_to_another_session_leave_with_its_commit_alone(tmp_path
     run(tmp_path, test)
 
 
+@pytest.mark.parametrize("ending", ["committed", "undone"])
+def test_what_a_savepoint_takes_back_is_not_sent_and_what_it_keeps_is(tmp_path: Path, ending: str) -> None:
+    async def test(scene: Scene) -> None:
+        async with AsyncSession(scene.runner.out.database.engine) as session:
+            tx = await scene.client.join(session)
+            tx.publish(Placed(order_id="before"))
+            savepoint = await session.begin_nested()
+            tx.publish(Placed(order_id="inside"))
+            await (savepoint.commit() if ending == "committed" else savepoint.rollback())
+            tx.publish(Placed(order_id="after"))
+            await session.commit()
+        wanted = ["before", "inside", "after"] if ending == "committed" else ["before", "after"]
+        await until(lambda: len(scene.heard) >= len(wanted))
+        assert (sorted(scene.heard), await scene.logged()) == (sorted(wanted), len(wanted))
+
+    run(tmp_path, test)
+
+
+def test_a_session_that_rolled_back_and_goes_on_sends_only_what_it_joined_again(tmp_path: Path) -> None:
+    async def test(scene: Scene) -> None:
+        async with AsyncSession(scene.runner.out.database.engine) as session:
+            lost = await scene.client.join(session)
+            lost.publish(Placed(order_id="lost"))
+            await session.rollback()
+            session.add(Order(id="alone"))
+            await session.commit()
+            for order_id in ("1", "2"):
+                tx = await scene.client.join(session)
+                tx.publish(Placed(order_id=order_id))
+                await session.commit()
+        await until(lambda: len(scene.heard) >= 2)
+        assert (sorted(scene.heard), await scene.logged()) == (["1", "2"], 2)
+
+    run(tmp_path, test)
+
+
 def test_a_question_is_answered_with_its_type(tmp_path: Path) -> None:
     async def test(scene: Scene) -> None:
         async with scene.client.transaction() as tx:

@@ -48,6 +48,17 @@ def test_every_field_of_a_request_is_bounded_so_that_the_gateway_refuses_the_res
     assert list(_unbounded(schema, schema.get("$defs", {}), cls.__name__)) == []
 
 
+@pytest.mark.parametrize("nothing", ["0", "0.00", "000000000.000"])
+def test_a_deposit_of_nothing_is_refused(nothing: str) -> None:
+    with pytest.raises(ValueError, match="zero"):
+        payments.Deposit.model_validate({"account_id": "A", "amount": nothing})
+
+
+def test_a_correction_by_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="quantity"):
+        stock.CorrectStock.model_validate({"sku": "A", "quantity": 0, "reason": "none"})
+
+
 @pytest.mark.parametrize("cls", _classes(), ids=lambda cls: cls.__name__)
 def test_a_message_is_named_with_the_service_that_owns_it(cls: type[Message]) -> None:
     assert cls.wire.owner == cls.__module__.split(".")[1]

@@ -46,7 +46,7 @@ def _messages_in() -> None:
         _us("seq", nullable=True), _us("prev", nullable=True), _text("properties"), _bytes("body"), _text("errors"),
         _us("created_us"),
     )
-    _index("pending_due", "pending", ["due_us"], where="state IN ('retry', 'isolated')")
+    _index("pending_due", "pending", ["state", "due_us"])
     _index("pending_held", "pending", ["handler", "stream", "key", "seq"], where="state = 'held'")
 
 
@@ -58,7 +58,7 @@ def _messages_out() -> None:
         _uuid("event_id", nullable=True), _us("due_us", nullable=True), _us("created_us"),
         Column("attempts", Integer, nullable=False),
     )
-    _index("outbox_owner", "outbox", ["owner"])
+    _index("outbox_owner", "outbox", ["owner", "id"])
     _index("outbox_due", "outbox", ["due_us"], where="owner IS NULL")
     op.create_table(
         "eventplat_event_log",

@@ -1,0 +1,293 @@
+"""Random programs on both transports at once: what can be observed is the same, and what a model says.
+
+Each rule does one thing on RabbitMQ and on the embedded broker and waits until both are at rest, which a model
+of three queues says without a clock: how many deliveries every consumer has, how deep every queue is.
+Then, after every step and at the end:
+
+    outcomes     of every publish are the same
+    deliveries   each consumer has as many as its prefetch and its queue allow; first hand-outs are in the order of publishing
+    counts       a delivery says how often this message was handed out of this queue before
+    depths       are those of the model
+    the end      what every queue still holds, and nothing else anywhere
+
+Which of several messages that came back is next is the broker's own affair, so a message is settled where both
+transports have handed it to the same consumer.
+
+Programs in CI: `EXAMPLES` of `STEPS`; for more, set EVENTPLAT_PROGRAMS to a number.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from eventplat.broker.topology import Binding, Exchange, Queue, Topology
+from eventplat.broker.transport import Delivery, Outcome, Subscription, Transport
+from tests.conformance.brokers import Broker, Corner, outgoing, until
+from tests.conformance.conftest import EmbeddedBroker, RabbitBroker
+from tests.servers import rabbitmq_url
+
+EXAMPLES, STEPS = int(os.environ.get("EVENTPLAT_PROGRAMS", "12")), 25
+FIRST, SECOND, DEAD = "first", "second", "dead"
+QUEUES = (FIRST, SECOND, DEAD)
+KEYS = (*QUEUES, "both", "late", "nobody")
+Settling = Literal["ack", "requeue", "dead_letter"]
+
+
+class Model:
+    """What stands where; numbers of messages, and how many of each queue's are with which consumer."""
+
+    def __init__(self) -> None:
+        self.bound: dict[str, set[str]] = {FIRST: {FIRST}, SECOND: {SECOND}, DEAD: {DEAD}, "both": {FIRST, SECOND}}
+        self.live: dict[str, set[int]] = {queue: set() for queue in QUEUES}
+        self.held: Counter[int] = Counter()                         # by consumer
+        self.delivered: Counter[int] = Counter()                    # by consumer, ever
+        self.consumers: dict[int, tuple[str, int]] = {}             # still there: queue and prefetch
+        self.queue_of: dict[int, str] = {}                          # of every consumer that ever was
+
+    def ready(self, queue: str) -> int:
+        held = sum(count for consumer, count in self.held.items() if self.queue_of[consumer] == queue)
+        return len(self.live[queue]) - held
+
+    def hand_out(self) -> None:
+        for consumer, (queue, prefetch) in self.consumers.items():
+            taken = min(prefetch - self.held[consumer], self.ready(queue))
+            self.held[consumer] += taken
+            self.delivered[consumer] += taken
+
+
+class Stage:
+    """One broker, two transports on it, and everything that was handed out there."""
+
+    def __init__(self, broker: Broker) -> None:
+        self.corner = Corner(broker)
+        self.transports: list[Transport] = []
+        self.received: dict[int, list[Delivery]] = {}
+        self.unsettled: dict[int, dict[int, Delivery]] = {}         # by consumer, by message
+        self.subscriptions: dict[int, Subscription] = {}
+        self.first: dict[str, list[int]] = {queue: [] for queue in QUEUES}
+        self.seen: Counter[tuple[str, int]] = Counter()
+        self.failures: list[str] = []
+        self.exchange = ""
+        self.queues: dict[str, Queue] = {}
+
+    async def open(self) -> None:
+        await self.corner.open()
+        self.transports = [self.corner.transport, await self.corner.another()]
+        exchange = Exchange(self.corner.name("direct"), "direct")
+        self.exchange, dead = exchange.name, Binding(exchange.name, DEAD)
+        keys = {FIRST: (FIRST, "both"), SECOND: (SECOND, "both"), DEAD: (DEAD,)}
+        self.queues = {
+            name: Queue(
+                f"{self.corner.prefix}.{name}", bindings=tuple(Binding(exchange.name, key) for key in keys[name]),
+                dead_letter=None if name == DEAD else dead, single_active=name == SECOND,
+            )
+            for name in QUEUES
+        }
+        await self.corner.declare(Topology((exchange,), tuple(self.queues.values())))
+
+    async def consume(self, consumer: int, party: int, queue: str, prefetch: int) -> None:
+        received = self.received[consumer] = []
+        unsettled = self.unsettled[consumer] = {}
+
+        def receive(delivery: Delivery) -> None:
+            number = int(delivery.body)
+            if delivery.delivery_count != self.seen[queue, number]:
+                self.failures.append(f"{number} of {queue} came as {delivery.delivery_count}, after {self.seen[queue, number]}")
+            if not self.seen[queue, number]:
+                self.first[queue].append(number)
+            self.seen[queue, number] += 1
+            received.append(delivery)
+            unsettled[number] = delivery
+
+        self.subscriptions[consumer] = await self.transports[party].consume(self.queues[queue], receive, prefetch=prefetch)
+
+    async def crash(self) -> None:
+        await self.corner.crash()
+        self.unsettled = {consumer: {} for consumer in self.unsettled}
+        self.transports = [self.corner.transport, await self.corner.another()]
+
+    async def restart(self, party: int, gone: list[int]) -> None:
+        await self.transports[party].close()
+        for consumer in gone:
+            self.unsettled[consumer].clear()
+        await self.transports[party].open()
+
+    async def rest(self, model: Model) -> None:
+        """Wait until the broker has done what the model says it will."""
+        for consumer, count in model.delivered.items():
+            await until(partial(self.delivered, consumer), count, f"deliveries of {model.queue_of[consumer]}")
+        for name, queue in self.queues.items():
+            await self.corner.until_depth(queue, model.ready(name))
+        assert self.failures == []
+
+    async def delivered(self, consumer: int) -> int:
+        return len(self.received[consumer])
+
+    async def leave(self, model: Model) -> dict[str, list[int]]:
+        """What every queue holds once nobody holds any of it."""
+        await self.corner.close()
+        await self.corner.open()
+        left: dict[str, list[int]] = {}
+        for name, queue in self.queues.items():
+            await self.corner.until_depth(queue, len(model.live[name]))
+            left[name] = sorted(int(body) for body in await self.corner.left_in(queue))
+        return left
+
+    async def close(self) -> None:
+        await self.corner.close()
+        self.corner.broker.clean(self.corner.declared)
+
+
+class Programs(RuleBasedStateMachine):
+    """The same program on both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.room = TemporaryDirectory()
+        self.model, self.number, self.count = Model(), 0, 0
+        self.party_of: dict[int, int] = {}
+        self.stages = [Stage(RabbitBroker(rabbitmq_url())), Stage(EmbeddedBroker(Path(self.room.name) / "broker.db"))]
+
+    def on_both(self, act: Callable[[Stage], Awaitable[object]]) -> list[object]:
+        async def both() -> list[object]:
+            results = [await act(stage) for stage in self.stages]
+            self.model.hand_out()
+            for stage in self.stages:
+                await stage.rest(self.model)
+            return results
+
+        return self.loop.run_until_complete(both())
+
+    @initialize()
+    def open(self) -> None:
+        self.on_both(lambda stage: stage.open())
+
+    @rule(keys=st.lists(st.sampled_from(KEYS), min_size=1, max_size=4), party=st.integers(0, 1), mandatory=st.booleans())
+    def publish(self, keys: list[str], party: int, mandatory: bool) -> None:
+        numbers = range(self.number, self.number + len(keys))
+        self.number = numbers.stop
+        for number, key in zip(numbers, keys, strict=True):
+            for queue in self.model.bound.get(key, ()):
+                self.model.live[queue].add(number)
+
+        async def publish(stage: Stage) -> list[Outcome]:
+            batch = [outgoing(stage.exchange, key, str(number), mandatory=mandatory) for number, key in zip(numbers, keys, strict=True)]
+            return await stage.transports[party].publish(batch)
+
+        rabbit, embedded = self.on_both(publish)
+        assert rabbit == embedded
+
+    @rule(party=st.integers(0, 1))
+    def publish_astray(self, party: int) -> None:
+        rabbit, embedded = self.on_both(lambda stage: stage.transports[party].publish([outgoing(stage.exchange + "-not", "k")]))
+        assert [type(each) for each in rabbit] == [type(each) for each in embedded]  # type: ignore[attr-defined]
+
+    @rule(queue=st.sampled_from(QUEUES), prefetch=st.integers(1, 5), party=st.integers(0, 1))
+    def consume(self, queue: str, prefetch: int, party: int) -> None:
+        if any(known == queue for known, _ in self.model.consumers.values()):
+            return  # who of two gets a message is the broker's own affair
+        self.count += 1
+        consumer = self.count
+        self.model.consumers[consumer], self.model.queue_of[consumer], self.party_of[consumer] = (queue, prefetch), queue, party
+        self.on_both(lambda stage: stage.consume(consumer, party, queue, prefetch))
+
+    @precondition(lambda self: self.model.consumers)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        consumer = data.draw(st.sampled_from(sorted(self.model.consumers)))
+        del self.model.consumers[consumer]
+        self.on_both(lambda stage: stage.subscriptions[consumer].cancel())
+
+    @precondition(lambda self: self.settleable())
+    @rule(data=st.data(), how=st.sampled_from(["ack", "ack", "requeue", "dead_letter"]), twice=st.booleans())
+    def settle(self, data: st.DataObject, how: Settling, twice: bool) -> None:
+        consumer, number = data.draw(st.sampled_from(self.settleable()))
+        queue = self.model.queue_of[consumer]
+        self.model.held[consumer] -= 1
+        if how != "requeue":
+            self.model.live[queue].discard(number)
+        if how == "dead_letter" and queue != DEAD:
+            self.model.live[DEAD].add(number)
+
+        async def settle(stage: Stage) -> None:
+            delivery = stage.unsettled[consumer].pop(number)
+            getattr(delivery, how)()
+            if twice:
+                delivery.ack()
+
+        self.on_both(settle)
+
+    @rule(queue=st.sampled_from([FIRST, SECOND]), party=st.integers(0, 1))
+    def bind(self, queue: str, party: int) -> None:
+        self.model.bound.setdefault("late", set()).add(queue)
+
+        async def bind(stage: Stage) -> None:
+            old = stage.queues[queue]
+            more = Queue(old.name, old.type, (Binding(stage.exchange, "late"),), old.single_active, old.dead_letter)
+            await stage.transports[party].declare(Topology((), (more,)))
+
+        self.on_both(bind)
+
+    @rule(party=st.integers(0, 1))
+    def restart(self, party: int) -> None:
+        gone = [consumer for consumer, home in self.party_of.items() if home == party]
+        self.forget(gone)
+        self.on_both(lambda stage: stage.restart(party, gone))
+
+    @rule()
+    def crash(self) -> None:
+        self.forget(list(self.party_of))
+        self.on_both(lambda stage: stage.crash())
+
+    @invariant()
+    def first_hand_outs_are_in_order(self) -> None:
+        for stage in self.stages:
+            for queue in (FIRST, SECOND):
+                assert stage.first[queue] == sorted(stage.first[queue])
+        rabbit, embedded = self.stages
+        assert rabbit.first == embedded.first
+
+    def forget(self, consumers: list[int]) -> None:
+        for consumer in consumers:
+            self.model.consumers.pop(consumer, None)
+            self.model.held[consumer] = 0
+            self.party_of.pop(consumer, None)
+
+    def settleable(self) -> list[tuple[int, int]]:
+        """(consumer, message) pairs that stand the same on both."""
+        rabbit, embedded = ({(consumer, number) for consumer, held in stage.unsettled.items() for number in held} for stage in self.stages)
+        return sorted(rabbit & embedded)
+
+    def teardown(self) -> None:
+        async def leave() -> list[dict[str, list[int]]]:
+            try:
+                return [await stage.leave(self.model) for stage in self.stages]
+            finally:
+                for stage in self.stages:
+                    await stage.close()
+
+        try:
+            rabbit, embedded = self.loop.run_until_complete(leave())
+            assert rabbit == embedded == {queue: sorted(numbers) for queue, numbers in self.model.live.items()}
+        finally:
+            self.loop.close()
+            self.room.cleanup()
+
+
+Programs.TestCase.settings = settings(
+    max_examples=EXAMPLES, stateful_step_count=STEPS, deadline=None, derandomize="EVENTPLAT_PROGRAMS" not in os.environ,
+    suppress_health_check=list(HealthCheck), print_blob=False,
+)
+TestPrograms = Programs.TestCase

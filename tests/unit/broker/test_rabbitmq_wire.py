@@ -1,0 +1,161 @@
+"""Wire: frames of one turn leave joined and in order, and a pika that cannot carry it is used as it is."""
+
+from __future__ import annotations
+
+import logging
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pika.adapters.asyncio_connection import AsyncioConnection
+
+from eventplat.broker import rabbitmq_wire
+from eventplat.broker.rabbitmq_wire import PIECE_BYTES, READ_BYTES, GatheringConnection, connection_class, cut, pieces, read_more
+
+
+def test_no_frames_are_no_pieces() -> None:
+    assert pieces([]) == []
+
+
+def test_small_frames_are_one_piece() -> None:
+    assert pieces([b"a", b"b", b"c"]) == [b"abc"]
+
+
+def test_a_piece_ends_before_it_gets_too_long() -> None:
+    half = bytes(PIECE_BYTES // 2)
+
+    assert [len(piece) for piece in pieces([half, half, b"x", half])] == [PIECE_BYTES, PIECE_BYTES // 2 + 1]
+
+
+def test_a_frame_that_is_longer_is_a_piece_of_its_own() -> None:
+    long = bytes(PIECE_BYTES + 1)
+
+    assert pieces([b"a", long, b"b"]) == [b"a", long, b"b"]
+
+
+@given(st.lists(st.binary(max_size=40), max_size=60), st.integers(1, 60))
+def test_pieces_are_the_frames_in_order_and_never_too_long(frames: list[bytes], limit: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rabbitmq_wire, "PIECE_BYTES", limit)
+        joined = pieces(frames)
+
+    assert b"".join(joined) == b"".join(frames)
+    assert all(len(piece) <= max(limit, *map(len, frames), 0) for piece in joined)
+    assert all(len(first) + len(second) > limit for first, second in pairwise(joined))
+
+
+class Loop:
+    """Remembers what is to be called in the next turn."""
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+
+    def call_soon(self, call: Any) -> None:
+        self.calls.append(call)
+
+    def turn(self) -> None:
+        calls, self.calls = self.calls, []
+        for call in calls:
+            call()
+
+
+class Socket:
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+        self._MAX_RECV_BYTES = 4_096
+
+    def write(self, data: bytes) -> None:
+        self.written.append(data)
+
+
+@pytest.fixture
+def connection() -> Any:
+    """A gathering connection without a broker."""
+    bare: Any = GatheringConnection.__new__(GatheringConnection)
+    bare._gathered, bare._nbio, bare._transport = [], Loop(), Socket()
+    bare.frames_sent = bare.bytes_sent = 0
+    return bare
+
+
+@pytest.fixture(autouse=True)
+def loop_of_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GatheringConnection, "ioloop", property(lambda bare: bare._nbio), raising=False)
+
+
+def test_frames_of_one_turn_leave_in_one_write(connection: Any) -> None:
+    connection._output_marshaled_frames([b"a", b"b"])
+    connection._output_marshaled_frames([b"c"])
+    assert connection._transport.written == []
+
+    connection._nbio.turn()
+
+    assert connection._transport.written == [b"abc"]
+    assert (connection.frames_sent, connection.bytes_sent) == (3, 3)
+
+
+def test_the_next_turn_has_a_write_of_its_own(connection: Any) -> None:
+    connection._output_marshaled_frames([b"a"])
+    connection._nbio.turn()
+    connection._output_marshaled_frames([b"b"])
+    connection._nbio.turn()
+
+    assert connection._transport.written == [b"a", b"b"]
+    assert connection._nbio.calls == []
+
+
+def test_frames_of_a_connection_that_was_lost_go_with_it(connection: Any) -> None:
+    connection._output_marshaled_frames([b"a"])
+    connection._transport = None
+
+    connection._nbio.turn()
+
+    assert connection._gathered == []
+
+
+def test_this_pika_can_carry_it() -> None:
+    assert connection_class() is GatheringConnection
+
+
+@pytest.mark.parametrize("name", ["_output_marshaled_frames", "_adapter_emit_data"])
+def test_a_pika_without_the_names_is_used_as_it_is(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str) -> None:
+    for each in (known for known in AsyncioConnection.__mro__ if name in vars(known)):
+        monkeypatch.delattr(each, name)
+
+    with caplog.at_level(logging.WARNING):
+        assert connection_class() is AsyncioConnection
+
+    assert "not gathered" in caplog.text
+
+
+def test_an_open_connection_reads_more_at_a_time(connection: Any) -> None:
+    read_more(connection)
+
+    assert connection._transport._MAX_RECV_BYTES == READ_BYTES
+
+
+@pytest.mark.parametrize("transport", [None, object()])
+def test_a_connection_that_reads_in_another_way_is_left_alone(connection: Any, transport: object) -> None:
+    connection._transport = transport
+
+    read_more(connection)
+
+    assert not hasattr(transport, "_MAX_RECV_BYTES")
+
+
+class Stream:
+    def __init__(self, *, is_closed: bool) -> None:
+        self.is_closed, self.cuts = is_closed, 0
+
+    def _adapter_disconnect_stream(self) -> None:
+        self.cuts += 1
+
+
+@pytest.mark.parametrize("is_closed", [False, True])
+def test_only_an_open_connection_is_cut(is_closed: bool) -> None:
+    stream: Any = Stream(is_closed=is_closed)
+
+    cut(stream)
+
+    assert stream.cuts == (not is_closed)
