@@ -25,6 +25,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Index,
     Integer,
     LargeBinary,
     Table,
@@ -35,6 +36,7 @@ from sqlalchemy import (
     insert,
     or_,
     select,
+    text,
     update,
 )  # fmt: skip
 from sqlalchemy.dialects import postgresql
@@ -47,6 +49,8 @@ from eventplat.messages.envelope import Envelope
 from eventplat.storage.tables import UUID, bucket, now_us, platform
 from eventplat.transactions.owner import process
 from eventplat.transactions.stored import properties_text, to_outgoing
+
+_UNOWNED = text("owner IS NULL")
 
 outbox = Table(
     "eventplat_outbox",
@@ -63,6 +67,8 @@ outbox = Table(
     Column("due_us", BigInteger, nullable=True),
     Column("created_us", BigInteger, nullable=False),
     Column("attempts", Integer, nullable=False, default=0),
+    Index("eventplat_outbox_owner", "owner"),
+    Index("eventplat_outbox_due", "due_us", postgresql_where=_UNOWNED, sqlite_where=_UNOWNED),
 )
 
 event_log = Table(
@@ -101,6 +107,7 @@ class Letter:
     envelope: Envelope
     is_event: bool = False
     after_us: int | None = None      # a delayed send: microseconds from now, on the database's clock
+    expiration_ms: int | None = None # of a question: the broker may drop it then
 
     @property
     def takes_turn(self) -> bool:
@@ -109,7 +116,8 @@ class Letter:
 
     def outgoing(self) -> Outgoing:
         """As the transport takes it."""
-        return Outgoing(self.exchange, self.routing_key, to_properties(self.envelope), self.envelope.body)
+        properties = to_properties(self.envelope, expiration_ms=self.expiration_ms)
+        return Outgoing(self.exchange, self.routing_key, properties, self.envelope.body)
 
 
 async def append(connection: AsyncConnection, letters: Sequence[Letter], owner: str) -> list[Letter]:
@@ -207,7 +215,7 @@ def _row(letter: Letter, owner: str) -> dict[str, Any]:
         "exchange": letter.exchange,
         "routing_key": letter.routing_key,
         "mandatory": True,
-        "properties": properties_text(to_properties(envelope)),
+        "properties": properties_text(letter.outgoing().properties),
         "body": None if letter.is_event else envelope.body,
         "event_id": envelope.id if letter.is_event else None,
         "after_us": letter.after_us,
@@ -240,10 +248,10 @@ async def _outgoing(connection: AsyncConnection, ids: Sequence[str]) -> list[tup
     return [(row.id, to_outgoing(row)) for row in rows]
 
 
-_INSERT = insert(outbox).values(
+_INSERT = postgresql.insert(outbox).values(
     due_us=now_us() + bindparam("after_us", type_=BigInteger()),     # null stays null: at once
     **{column.name: bindparam(column.name) for column in outbox.c if column.name != "due_us"},
-)
+).on_conflict_do_nothing(index_elements=[outbox.c.id])
 _INSERT_EVENTS = insert(event_log)
 _READ = (
     select(
