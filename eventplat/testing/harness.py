@@ -147,9 +147,9 @@ class Harness:
         for runner in self._process.runners:
             names = [runner.service.identity(handler) for handler in runner.service.handlers if _original(handler) is function]
             async with runner.out.database.transaction(read_only=True) as connection:
-                row = await store.find(connection, key)
-                if row is not None and row.name in names:
-                    return view_of(row, await store.steps(connection, key))
+                for row in await store.find(connection, key):
+                    if row.name in names:
+                        return view_of(row, await store.steps(connection, row.command_id))
         raise LookupError(f"no saga {key!r} of {getattr(function, '__qualname__', function)}")
 
     def fail(self, handler: Callable[..., object], error: Exception, *, times: int = 1) -> None:

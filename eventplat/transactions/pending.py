@@ -23,12 +23,14 @@ from typing import Any, Literal
 from sqlalchemy import (
     BigInteger,
     Column,
+    Index,
     Integer,
     LargeBinary,
     Table,
     Text,
     delete,
     select,
+    text,
     tuple_,
     update,
 )  # fmt: skip
@@ -45,6 +47,8 @@ PendingState = Literal["retry", "isolated", "held", "dead"]
 
 ERRORS_MAX = 20          # of the newest errors kept with a row
 ERROR_CHARS_MAX = 4_000
+
+_DUE, _HELD = text("state IN ('retry', 'isolated')"), text("state = 'held'")
 
 pending = Table(
     "eventplat_pending",
@@ -67,6 +71,9 @@ pending = Table(
     Column("body", LargeBinary, nullable=False),
     Column("errors", Text, nullable=False),
     Column("created_us", BigInteger, nullable=False),
+    Index("eventplat_pending_due", "due_us", postgresql_where=_DUE, sqlite_where=_DUE),
+    Index("eventplat_pending_held", "handler", "stream", "key", "seq", postgresql_where=_HELD, sqlite_where=_HELD),
+    Index("eventplat_pending_message", "message_id"),
 )
 
 
@@ -226,8 +233,8 @@ def error_record(error: BaseException, attempt: int, now_us: int) -> dict[str, A
 
 async def _errors(connection: AsyncConnection, handler: str, message_id: str) -> list[Any]:
     found = select(pending.c.errors).where(pending.c.handler == handler, pending.c.message_id == message_id)
-    text = (await connection.execute(found)).scalar()
-    return [] if text is None else list(json.loads(text))
+    kept = (await connection.execute(found)).scalar()
+    return [] if kept is None else list(json.loads(kept))
 
 
 def _read(row: Any) -> Pending:
