@@ -20,6 +20,7 @@ from eventplat.messages.ids import is_id
 CONTENT_TYPE = "application/json"
 BODY_BYTES_MAX = 1_048_576
 DEPTH_MAX = 32
+EXPIRATION_MS_MAX = 4_294_967_295   # what RabbitMQ takes, 49 days; the deadline itself is a header
 HEADER_BYTES_MAX = 8_192
 
 Header = str | int
@@ -68,7 +69,7 @@ def to_properties(envelope: Envelope, *, expiration_ms: int | None = None) -> Pr
         user_id=envelope.user_id,
         timestamp=envelope.created_us // 1_000_000,
         content_type=CONTENT_TYPE,
-        expiration=None if expiration_ms is None else str(max(expiration_ms, 0)),
+        expiration=None if expiration_ms is None else str(min(max(expiration_ms, 0), EXPIRATION_MS_MAX)),
         headers=headers,
     )
 

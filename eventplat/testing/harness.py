@@ -90,7 +90,7 @@ class Harness:
     async def __aenter__(self) -> Self:
         settings = load(profile="embedded", broker_url=None, database_url=None, data_dir=Path(self._folder.name), gateway_port=0)
         self._process = Process(self._services, settings=settings, clock=self.clock)
-        await self._process.start()
+        await self._started()
         self.http = httpx.AsyncClient(base_url=self._process.url, timeout=QUIET_S, event_hooks={"response": [self._answered]})
         await self._until_discovered()
         self._client = Client("harness", settings=settings, clock=self.clock)
@@ -188,6 +188,14 @@ class Harness:
                 for row in await connection.execute(select(store.saga)):
                     seen.sagas[row.name, row.id] = view_of(row, await store.steps(connection, row.command_id))
         self._seen = seen
+
+    async def _started(self) -> None:
+        """Start the process while time passes: its gateway waits until it has heard its neighbours."""
+        starting = asyncio.ensure_future(self._process.start())
+        while not starting.done():
+            await self.clock.advance(0.02)
+            await asyncio.sleep(0.001)
+        await starting
 
     async def _until_discovered(self) -> None:
         """Let time pass until the gateway has heard what every service can do."""
