@@ -15,6 +15,7 @@ Next: sagas.replay
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -28,6 +29,8 @@ Status = Literal["running", "completed", "compensating", "compensated", "operato
 
 STEPS_MAX = 1_000   # forward steps of one saga; their undos are not counted
 UNDO = "undo."      # begins the path of an undo
+STUCK: dict[StepKind, tuple[Outcome, ...]] = {"undo": ("rejected", "failed"), "call": ("failed", "void")}
+"""How an undo, or a call past the pivot, stands without being over: it must be done, and only a later answer can say that it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,7 @@ class Cancelled:
 
 
 Record: TypeAlias = Asked | Answered | Cancelled
+News: TypeAlias = Answered | Cancelled
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,10 +127,45 @@ class Decision:
     problem: str = ""
 
 
-def step_id(saga_id: str, started_us: int, path: str) -> str:
-    """The id of the message that the step at `path` sends: the same for every copy."""
+def is_news(history: Sequence[Record], news: News) -> bool:
+    """Whether `news` can change anything: an answer to a step that waits for one, the first cancellation before the pivot.
+
+    A step that must be done waits on after an answer that does not end it; a later one then takes its place.
+    """
+    if isinstance(news, Cancelled):
+        return not any(isinstance(record, Cancelled) or _is_pivot(record) for record in history)
+    asked = next((record for record in history if isinstance(record, Asked) and record.path == news.path), None)
+    answered = next((record for record in history if isinstance(record, Answered) and record.path == news.path), None)
+    return asked is not None and (answered is None or _waits_on(history, asked, answered))
+
+
+def with_news(history: Sequence[Record], news: News) -> list[Record]:
+    """The history with `news` at its end, in the place of an answer that did not end its step."""
+    path = news.path if isinstance(news, Answered) else None
+    return [*(record for record in history if not (isinstance(record, Answered) and record.path == path)), news]
+
+
+def stuck_paths(history: Sequence[Record]) -> list[str]:
+    """The steps that must be done, and were answered that they were not."""
+    asked = {record.path: record for record in history if isinstance(record, Asked)}
+    answers = [record for record in history if isinstance(record, Answered) and record.outcome != "timed_out"]
+    return [answer.path for answer in answers if _waits_on(history, asked[answer.path], answer)]
+
+
+def _waits_on(history: Sequence[Record], asked: Asked, answered: Answered) -> bool:
+    pivots = [position for position, record in enumerate(history) if _is_pivot(record)]
+    must_be_done = asked.kind == "undo" or (asked.kind == "call" and any(history.index(asked) > pivot for pivot in pivots))
+    return must_be_done and answered.outcome in ("timed_out", *STUCK[asked.kind])
+
+
+def _is_pivot(record: Record) -> bool:
+    return isinstance(record, Asked) and record.kind == "pivot"
+
+
+def step_id(command_id: str, started_us: int, path: str) -> str:
+    """The id of the message that the step at `path` sends, of the saga that `command_id` started: the same for every copy."""
     direction = "undo" if path.startswith(UNDO) else "do"
-    return derived_id(started_us, saga_id, path.removeprefix(UNDO), direction)
+    return derived_id(started_us, command_id, path.removeprefix(UNDO), direction)
 
 
 def to_rejection(error: BaseException) -> bytes:

@@ -5,7 +5,8 @@ Order     The history is fed in the order it was recorded, never branch by branc
 Check     Every step asked is compared with the one recorded at its path (kind, type, non-default fields), and at the
           end every recorded path must have been asked. What differs has `Diverged`: nothing is sent.
 Endings   Rejected, Failed, TimedOut and cancellation undo the done steps, last first, one at a time; a step that timed
-          out is undone at once, before the function hears of it. Any other exception is a bug and undoes nothing.
+          out is undone at once, before the function hears of it. Any other exception is a bug and undoes nothing,
+          until somebody cancels the saga.
 Pivot     Past it a timeout sends again; a step out of attempts, or a refusal nobody catches, waits for the operator.
 Cost      A run is a full replay, nothing is cached, so any instance resumes any saga: some 10 µs a step.
 
@@ -25,13 +26,13 @@ from eventplat.messages.message import Command, Message, Query
 from eventplat.sagas.branches import Branch, Branches
 from eventplat.sagas.history import (
     STEPS_MAX,
+    STUCK,
     UNDO,
     Answered,
     Ask,
     Asked,
     Cancelled,
     Decision,
-    Outcome,
     Record,
     Status,
     StepKind,
@@ -43,7 +44,6 @@ from eventplat.sagas.saga import ENDINGS, Call, Cancellation, Gather, Halt, Saga
 SagaFunction = Callable[[Any, Saga], Awaitable[Any]]
 
 PROBLEM_CHARS_MAX = 4_000
-_STUCK: dict[StepKind, tuple[Outcome, ...]] = {"undo": ("rejected", "failed"), "call": ("failed", "void")}   # past the pivot
 
 
 def advance(
@@ -98,6 +98,7 @@ class _Replay:
         self.now_us = started_us
         self._command, self._history, self._service = command, history, service
         self._recorded = {record.path: record for record in history if isinstance(record, Asked)}
+        self._is_given_up = any(isinstance(record, Cancelled) for record in history)   # a bug then undoes what is done
         self._saga = Saga(saga_id, version, self)
         self._branches = Branches(self._perform)
         self._steps: dict[str, _Step] = {}
@@ -142,12 +143,12 @@ class _Replay:
         try:
             if error is None:
                 self._reply = self._encode(root.value)
-            elif not isinstance(error, ENDINGS):
+            elif not isinstance(error, ENDINGS) and (self._pivoted or not self._is_given_up):
                 self._halt(_as_foreign_await(error))
             elif self._pivoted:
                 self._halt(SagaError(f"past its pivot the saga ended by {type(error).__name__}: {error}"))
             else:
-                self._rejection = to_rejection(error)
+                self._rejection = to_rejection(error if isinstance(error, ENDINGS) else Cancellation("cancelled"))
         except Exception as bug:  # a reply or facts that are not what their types say
             self._halt(bug)
 
@@ -269,7 +270,7 @@ class _Replay:
             self._resend[path] = step.ask
             return
         self._resend.pop(path, None)
-        if step.repeats and outcome in _STUCK.get(step.ask.record.kind, ()):
+        if step.repeats and outcome in STUCK.get(step.ask.record.kind, ()):
             self._stuck[path] = f"step {path} ({step.ask.record.type}) is {outcome}: {answered.body.decode(errors='replace')}"
             return
         self._stuck.pop(path, None)

@@ -10,8 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from eventplat.hashing import bucket_of
-from eventplat.sagas.history import Answered, Ask, Asked, Record, step_id
+from eventplat.sagas.history import Answered, Ask, Asked, step_id
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -20,7 +19,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 class StepRow:
     """A row of `eventplat_saga_step`."""
 
-    saga_id: str
+    saga_command: str              # what started its saga
+    bucket: int
     position: int
     asked: Asked
     command_id: str | None
@@ -43,11 +43,11 @@ class StepRow:
         """The columns of a new row."""
         place = {"kind": self.kind, "key": self.key, "stream": self.stream}
         return {
-            "saga_id": self.saga_id,
+            "saga_command": self.saga_command,
             "position": self.position,
             "path": self.asked.path,
             "kind": self.asked.kind,
-            "bucket": bucket_of(self.saga_id),
+            "bucket": self.bucket,
             "command_id": self.command_id,
             "record": json.dumps({"asked": self.asked.to_json(), **place}),
             "state": "asked",
@@ -62,27 +62,24 @@ class StepRow:
         if row.state == "settled":
             answered = Answered(row.path, row.outcome_type, row.outcome or b"", row.settled_us)
         return cls(
-            row.saga_id, row.position, Asked.from_json(record["asked"]), row.command_id, record["kind"], record["key"],
-            record["stream"], row.asked_us, answered, row.settled_position,
+            row.saga_command, row.bucket, row.position, Asked.from_json(record["asked"]), row.command_id, record["kind"],
+            record["key"], record["stream"], row.asked_us, answered, row.settled_position,
         )  # fmt: skip
 
 
 def row_of(saga: Any, ask: Ask, known: Mapping[str, StepRow], *, position: int, asked_us: int) -> StepRow:
     """The row of a new step; an undo goes where the step it undoes went."""
     asked = ask.record
-    command_id = step_id(saga.id, saga.started_us, asked.path) if asked.kind in ("call", "undo", "publish", "send") else None
+    command_id = step_id(saga.command_id, saga.started_us, asked.path) if asked.kind in ("call", "undo", "publish", "send") else None
+    kind: str = asked.kind
+    key: str | None = None
+    stream = "-"
     if ask.undoes is not None:
         undone = known[ask.undoes]
-        return StepRow(saga.id, position, asked, command_id, "command", undone.key, undone.stream, asked_us)
-    if ask.message is not None:
-        message = ask.message
-        return StepRow(saga.id, position, asked, command_id, message.kind, message.key, message.wire.stream, asked_us)
-    return StepRow(saga.id, position, asked, command_id, asked.kind, None, "-", asked_us)
-
-
-def answered_in(history: Sequence[Record], path: str | None) -> bool:
-    """Whether the step at `path` has its answer."""
-    return any(isinstance(record, Answered) and record.path == path for record in history)
+        kind, key, stream = "command", undone.key, undone.stream
+    elif ask.message is not None:
+        kind, key, stream = ask.message.kind, ask.message.key, ask.message.wire.stream
+    return StepRow(saga.command_id, saga.bucket, position, asked, command_id, kind, key, stream, asked_us)
 
 
 class StepView(BaseModel):
@@ -100,7 +97,12 @@ class StepView(BaseModel):
 
 
 class SagaView(BaseModel):
-    """A saga's state and history, for reading."""
+    """A saga's state and history, for reading.
+
+    Attributes:
+        status: running, compensating, completed, compensated; or operator: `problem` says why it stands.
+        waits_for: The messages that have no answer yet, by wire type, and "sleep".
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -110,24 +112,31 @@ class SagaView(BaseModel):
     status: str
     started_at: datetime
     ended_at: datetime | None
+    cancelled_at: datetime | None
     problem: str | None
+    waits_for: tuple[str, ...]
     steps: tuple[StepView, ...]
 
 
 def view_of(row: Any, steps: Sequence[Any]) -> SagaView:
     """The view of a saga's rows."""
+    seen = tuple(
+        StepView(
+            path=step.path, kind=step.kind, type=Asked.from_json(json.loads(step.record)["asked"]).type, state=step.state,
+            outcome=step.outcome_type, asked_at=_time(step.asked_us), settled_at=_time_or_none(step.settled_us),
+        )
+        for step in steps
+    )  # fmt: skip
     return SagaView(
         id=row.id, name=row.name, version=row.version, status=row.state, started_at=_time(row.started_us),
-        ended_at=None if row.ended_us is None else _time(row.ended_us), problem=row.problem,
-        steps=tuple(
-            StepView(
-                path=step.path, kind=step.kind, type=Asked.from_json(json.loads(step.record)["asked"]).type, state=step.state,
-                outcome=step.outcome_type, asked_at=_time(step.asked_us),
-                settled_at=None if step.settled_us is None else _time(step.settled_us),
-            )
-            for step in steps
-        ),
+        ended_at=_time_or_none(row.ended_us), cancelled_at=_time_or_none(row.cancelled_us), problem=row.problem,
+        waits_for=tuple(step.type or step.kind for step in seen if step.state == "asked" and step.kind in ("call", "undo", "sleep")),
+        steps=seen,
     )  # fmt: skip
+
+
+def _time_or_none(us: int | None) -> datetime | None:
+    return None if us is None else _time(us)
 
 
 def _time(us: int) -> datetime:

@@ -83,10 +83,16 @@ class Context(_Shared[S]):
         """The session of this transaction. It commits by itself when the handler returns."""
         return self._work.session()
 
-    async def saga(self, saga_id: str) -> SagaView | None:
-        """A saga of this service, its state and history; None where there is no such saga."""
-        row = await store.find(self._work.connection, saga_id)
-        return None if row is None else view_of(row, await store.steps(self._work.connection, saga_id))
+    async def saga(self, saga_id: str, *, started_by: type[Command[Any]] | None = None) -> SagaView | None:
+        """A saga of this service, its state and history; None where there is no such saga.
+
+        Args:
+            started_by: The command that starts it, where sagas of several commands go by the same id; default: the oldest.
+        """
+        for row in await store.find(self._work.connection, saga_id):
+            if started_by is None or row.type.rpartition(".v")[0] == f"{self._work.sender.service}.{started_by.wire.name}":
+                return view_of(row, await store.steps(self._work.connection, row.command_id))
+        return None
 
     async def cancel(self, message_id: str) -> bool:
         """Take back a message sent with `after=` that still waits; False where it has left."""

@@ -24,6 +24,7 @@ from eventplat.clock import Clock
 from eventplat.discovery.announcer import Announcer
 from eventplat.lifecycle import Component, stop_all
 from eventplat.messages.ids import Chance
+from eventplat.sagas.orchestrator import Orchestrator
 from eventplat.security.grant import GrantVerifier
 from eventplat.service.batches import Batches
 from eventplat.service.call import Caller
@@ -82,6 +83,11 @@ class Runner:
     def in_flight(self) -> int:
         """Messages being handled now."""
         return sum(consumer.in_flight for consumer in self._consumers)
+
+    @property
+    def sagas(self) -> Orchestrator | None:
+        """What runs this service's sagas, for operators; None where it has none."""
+        return self._caller.orchestrator
 
     @property
     def is_ready(self) -> bool:

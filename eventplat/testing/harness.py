@@ -190,7 +190,7 @@ class Harness:
                 seen.events += [(row.type, bytes(row.body)) for row in events]
                 seen.dead_letters += await dead_letters(connection)
                 for row in await connection.execute(select(store.saga)):
-                    seen.sagas[row.name, row.id] = view_of(row, await store.steps(connection, row.id))
+                    seen.sagas[row.name, row.id] = view_of(row, await store.steps(connection, row.command_id))
         self._seen = seen
 
     async def _until_discovered(self) -> None:

@@ -27,6 +27,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Index,
     Integer,
     LargeBinary,
     Table,
@@ -35,6 +36,7 @@ from sqlalchemy import (
     case,
     delete,
     select,
+    text,
     update,
 )  # fmt: skip
 from sqlalchemy.dialects import postgresql
@@ -48,6 +50,8 @@ from eventplat.messages.ids import is_derived
 from eventplat.storage.tables import UUID, bucket, now_us, platform
 from eventplat.transactions.owner import process
 from eventplat.transactions.stored import properties_text, to_outgoing
+
+_UNOWNED = text("owner IS NULL")
 
 outbox = Table(
     "eventplat_outbox",
@@ -64,6 +68,8 @@ outbox = Table(
     Column("due_us", BigInteger, nullable=True),
     Column("created_us", BigInteger, nullable=False),
     Column("attempts", Integer, nullable=False, default=0),
+    Index("eventplat_outbox_owner", "owner", "id"),
+    Index("eventplat_outbox_due", "due_us", postgresql_where=_UNOWNED, sqlite_where=_UNOWNED),
 )
 
 event_log = Table(
@@ -102,6 +108,7 @@ class Letter:
     envelope: Envelope
     is_event: bool = False
     after_us: int | None = None      # a delayed send: microseconds from now, on the database's clock
+    expiration_ms: int | None = None # of a question: the broker may drop it then
 
     @property
     def takes_turn(self) -> bool:
@@ -110,7 +117,8 @@ class Letter:
 
     def outgoing(self) -> Outgoing:
         """As the transport takes it."""
-        return Outgoing(self.exchange, self.routing_key, to_properties(self.envelope), self.envelope.body)
+        properties = to_properties(self.envelope, expiration_ms=self.expiration_ms)
+        return Outgoing(self.exchange, self.routing_key, properties, self.envelope.body)
 
     def to_waiting(self) -> Outgoing:
         """As an answer to a process that waits in memory: at most once, kept by nobody."""
@@ -231,7 +239,7 @@ def _row(letter: Letter, owner: str) -> dict[str, Any]:
         "exchange": letter.exchange,
         "routing_key": letter.routing_key,
         "mandatory": True,
-        "properties": properties_text(to_properties(envelope)),
+        "properties": properties_text(letter.outgoing().properties),
         "body": None if letter.is_event else envelope.body,
         "event_id": envelope.id if letter.is_event else None,
         "after_us": letter.after_us,

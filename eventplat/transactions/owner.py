@@ -14,9 +14,10 @@ from sqlalchemy import BigInteger, Column, Table, Text, delete, update
 from sqlalchemy.dialects import postgresql
 
 from eventplat.clock import Clock
+from eventplat.hashing import bucket_of
 from eventplat.lifecycle import Loop
 from eventplat.storage.database import Database
-from eventplat.storage.tables import UUID, now_us, platform
+from eventplat.storage.tables import UUID, bucket, now_us, platform
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +25,7 @@ process = Table(
     "eventplat_process",
     platform,
     Column("id", UUID, primary_key=True),
+    bucket(),
     Column("epoch", BigInteger, nullable=False),
     Column("name", Text, nullable=False),
     Column("alive_until_us", BigInteger, nullable=False),
@@ -93,5 +95,5 @@ class Owner:
         async with self._database.transaction() as connection:
             await connection.execute(delete(process).where(process.c.alive_until_us < now_us() - int(self._term_s * 10_000_000)))
             alive = now_us() + int(self._term_s * 1_000_000)
-            row = postgresql.insert(process).values(id=self.id, epoch=now_us(), name=self._name, alive_until_us=alive)
+            row = postgresql.insert(process).values(id=self.id, bucket=bucket_of(self.id), epoch=now_us(), name=self._name, alive_until_us=alive)
             await connection.execute(row.on_conflict_do_update(index_elements=[process.c.id], set_={"alive_until_us": alive}))

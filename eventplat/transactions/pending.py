@@ -24,6 +24,7 @@ from sqlalchemy import (
     BigInteger,
     Column,
     ColumnElement,
+    Index,
     Integer,
     LargeBinary,
     Table,
@@ -32,6 +33,7 @@ from sqlalchemy import (
     func,
     literal_column,
     select,
+    text,
     tuple_,
     union_all,
     update,
@@ -49,6 +51,8 @@ PendingState = Literal["retry", "isolated", "held", "dead"]
 
 ERRORS_MAX = 20          # of the newest errors kept with a row
 ERROR_CHARS_MAX = 4_000
+
+_HELD = text("state = 'held'")
 
 pending = Table(
     "eventplat_pending",
@@ -71,6 +75,9 @@ pending = Table(
     Column("body", LargeBinary, nullable=False),
     Column("errors", Text, nullable=False),
     Column("created_us", BigInteger, nullable=False),
+    Index("eventplat_pending_due", "state", "due_us"),
+    Index("eventplat_pending_held", "handler", "stream", "key", "seq", postgresql_where=_HELD, sqlite_where=_HELD),
+    Index("eventplat_pending_message", "message_id"),
 )
 
 
@@ -241,8 +248,8 @@ def error_record(error: BaseException, attempt: int, now_us: int) -> dict[str, A
 
 async def _errors(connection: AsyncConnection, handler: str, message_id: str) -> list[Any]:
     found = select(pending.c.errors).where(pending.c.handler == handler, pending.c.message_id == message_id)
-    text = (await connection.execute(found)).scalar()
-    return [] if text is None else list(json.loads(text))
+    kept = (await connection.execute(found)).scalar()
+    return [] if kept is None else list(json.loads(kept))
 
 
 def _read(row: Any) -> Pending:

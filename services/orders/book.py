@@ -10,6 +10,7 @@ Next: orders.refunds
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from sqlalchemy import Row, insert, select, update
@@ -17,7 +18,7 @@ from sqlalchemy import Row, insert, select, update
 from eventplat import Context, Handlers, Rejected
 from services.kernel.money import AMOUNT_MAX, text
 from services.orders.lines import total
-from services.orders.messages import GetOrder, Order, OrderRefused, PlacedLine, PlacedRefund, Step
+from services.orders.messages import Checkout, GetOrder, Order, OrderRefused, PlacedLine, PlacedRefund, PlaceOrder, SagaStep, Step
 from services.orders.steps import CompleteOrder, ExplainRefusal, MarkPaid, Opened, OpenOrder, RefuseOrder
 from services.orders.tables import line, placed, refund, step
 
@@ -82,7 +83,7 @@ async def complete_order(command: CompleteOrder, ctx: Context[None]) -> None:
 
 @handlers.handles(GetOrder, http="GET /orders/{order_id}", requires="orders:read")
 async def get_order(query: GetOrder, ctx: Context[None]) -> Order:
-    """Read an order: its lines, its refunds and its history."""
+    """Read an order: its lines, its refunds and its history, and how the saga stands that fills it."""
     found = await find(ctx, query.order_id)
     lines = await ctx.db.execute(select(line).where(line.c.order_id == query.order_id).order_by(line.c.line))
     refunds = await ctx.db.execute(select(refund).where(refund.c.order_id == query.order_id).order_by(refund.c.refund_id))
@@ -93,7 +94,28 @@ async def get_order(query: GetOrder, ctx: Context[None]) -> Order:
         lines=tuple(PlacedLine.model_validate(row, from_attributes=True) for row in lines),
         refunds=tuple(PlacedRefund.model_validate(row, from_attributes=True) for row in refunds),
         history=tuple(Step.model_validate(row, from_attributes=True) for row in steps),
+        checkout=await _checkout(ctx, query.order_id),
     )  # fmt: skip
+
+
+async def _checkout(ctx: Context[None], order_id: str) -> Checkout | None:
+    saga = await ctx.saga(order_id, started_by=PlaceOrder)
+    if saga is None:
+        return None
+    steps = tuple(
+        SagaStep(what=_what(each.kind, each.type), outcome=each.outcome, asked_at=each.asked_at, settled_at=each.settled_at)
+        for each in saga.steps
+    )
+    waits_for = tuple(_name(type_) for type_ in saga.waits_for)
+    return Checkout.model_validate({"status": saga.status, "waits_for": waits_for, "problem": saga.problem, "steps": steps})
+
+
+def _what(kind: str, type_: str) -> str:
+    return _name(type_) if kind == "call" else f"{kind} {_name(type_)}".strip()
+
+
+def _name(wire_type: str) -> str:
+    return re.sub(r"\.v\d+$", "", wire_type)
 
 
 async def find(ctx: Context[None], order_id: str, *, lock: bool = False) -> Row[Any]:

@@ -85,6 +85,24 @@ class Step(BaseModel):
     detail: str
 
 
+class SagaStep(BaseModel):
+    """One step of the saga that fills an order."""
+
+    what: str                  # as "stock.reserve-stock", "undo stock.release-stock", "pivot"
+    outcome: str | None        # None while it waits for its answer, and where none is awaited
+    asked_at: datetime
+    settled_at: datetime | None
+
+
+class Checkout(BaseModel):
+    """The saga that fills an order."""
+
+    status: Literal["running", "compensating", "completed", "compensated", "operator"]
+    waits_for: tuple[str, ...] # the messages that have no answer yet
+    problem: str | None        # why it stands and waits for an operator
+    steps: tuple[SagaStep, ...]
+
+
 class Order(BaseModel):
     """An order as it stands, and how it got there."""
 
@@ -98,6 +116,7 @@ class Order(BaseModel):
     lines: tuple[PlacedLine, ...]
     refunds: tuple[PlacedRefund, ...]
     history: tuple[Step, ...]
+    checkout: Checkout | None  # None once the saga is no longer kept
 
 
 class PlaceOrder(Command[OrderReceipt], name="orders.place-order"):

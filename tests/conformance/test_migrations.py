@@ -22,6 +22,7 @@ from eventplat.service.service import Service
 from eventplat.settings import load
 from eventplat.storage.database import Database
 from eventplat.storage.migrate import check, create_tables, upgrade, upgrade_service
+from eventplat.storage.tables import platform
 
 ROOT = Path(__file__).parents[2]
 SERVICES = discover(ROOT / "services")
@@ -40,6 +41,24 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 @pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.name)
 def test_the_migrations_make_the_tables_that_the_code_declares(url: str, service: Service[Any]) -> None:
     asyncio.run(_compare(url, service))
+
+
+def test_the_migrations_make_the_platforms_own_tables_and_indexes(url: str) -> None:
+    async def compare() -> None:
+        database = Database(url, service="orders", clock=SystemClock(), pool_size=2)
+        try:
+            await upgrade(database)
+            async with database.transaction() as connection:
+                assert await connection.run_sync(_platform_differences) == []
+                assert await connection.run_sync(_indexes) == {
+                    (str(table.name), str(index.name), tuple(column.name for column in index.columns), bool(index.unique))
+                    for table in platform.tables.values()
+                    for index in table.indexes
+                }
+        finally:
+            await database.close()
+
+    asyncio.run(compare())
 
 
 async def _compare(url: str, service: Service[Any]) -> None:
@@ -63,6 +82,23 @@ def _differences(connection: Connection, service: Service[Any]) -> list[Any]:
     context = MigrationContext.configure(connection, opts={"include_name": ours})
     assert service.tables is not None
     return list(compare_metadata(context, service.tables))
+
+
+def _platform_differences(connection: Connection) -> list[Any]:
+    def ours(name: str | None, kind: str, _: Any) -> bool:
+        return kind != "table" or name in platform.tables
+
+    return list(compare_metadata(MigrationContext.configure(connection, opts={"include_name": ours}), platform))
+
+
+def _indexes(connection: Connection) -> set[tuple[str, str, tuple[str | None, ...], bool]]:
+    inspector = inspect(connection)
+    return {
+        (table, str(index["name"]), tuple(index["column_names"]), bool(index["unique"]))
+        for table in platform.tables
+        for index in inspector.get_indexes(table)
+        if "duplicates_constraint" not in index
+    }
 
 
 def _checks(connection: Connection) -> set[str]:

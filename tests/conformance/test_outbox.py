@@ -18,7 +18,9 @@ from eventplat.errors import BrokerUnavailable
 from eventplat.messages.envelope import DONE, RUNNING
 from eventplat.messages.ids import derived_id
 from eventplat.messages.message import Command, Event, Key
+from eventplat.service.context import Context
 from eventplat.service.outgoing import Outgoings
+from eventplat.service.service import Service
 from eventplat.settings import load
 from eventplat.storage.database import Database
 from eventplat.storage.migrate import upgrade
@@ -436,3 +438,23 @@ def test_a_process_stays_owner_and_publishes_while_its_handlers_hold_every_conne
         assert id_ in broker.ids
 
     asyncio.run(test())
+
+
+def test_an_open_transaction_may_stand_for_as_long_as_the_slowest_handler_of_the_service_may_take(tmp_path: Path) -> None:
+    from tests.servers import fresh_database  # noqa: PLC0415 - starts a server, only when a test needs it
+
+    async def pack(_: Pack, __: Context) -> None: ...
+
+    stock = Service("stock")
+    stock.handles(Pack, timeout=300)(pack)
+
+    async def limit(service: Service[None]) -> str:
+        settings = load(data_dir=tmp_path, profile="dev", broker_url="embedded://", database_url=fresh_database())
+        out = Outgoings(service, settings, Broker(), owners={}, clock=SystemClock(), chance=random.SystemRandom())  # type: ignore[arg-type]
+        async with out.database.transaction() as connection:
+            found: str = (await connection.exec_driver_sql("SHOW idle_in_transaction_session_timeout")).scalar_one()
+        await out.stop()
+        return found
+
+    assert asyncio.run(limit(stock)) == "315s"
+    assert asyncio.run(limit(Service("mail"))) == "1min"

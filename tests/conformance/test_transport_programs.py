@@ -37,19 +37,28 @@ from tests.conformance.brokers import Broker, Corner, outgoing, until
 from tests.conformance.conftest import EmbeddedBroker, RabbitBroker
 from tests.servers import rabbitmq_url
 
-EXAMPLES, STEPS = int(os.environ.get("EVENTPLAT_PROGRAMS", "12")), 25
+EXAMPLES, STEPS = int(os.environ.get("EVENTPLAT_PROGRAMS", "20")), 25
 FIRST, SECOND, DEAD = "first", "second", "dead"
 QUEUES = (FIRST, SECOND, DEAD)
-KEYS = (*QUEUES, "both", "late", "nobody")
+DIED_IN = "died-in-"
+KEYS = (*QUEUES, "both", "both", "late", "nobody")
 Settling = Literal["ack", "requeue", "dead_letter"]
+WAYS: tuple[Settling, ...] = ("dead_letter", "requeue", "ack")
+
+
+Copy = tuple[int, str]         # a message's number, and the queue it died in, if it did
+
+
+def copy_of(delivery: Delivery) -> Copy:
+    return int(delivery.body), delivery.routing_key.removeprefix(DIED_IN) if delivery.routing_key.startswith(DIED_IN) else ""
 
 
 class Model:
-    """What stands where; numbers of messages, and how many of each queue's are with which consumer."""
+    """What stands where, and how many of each queue's copies are with which consumer."""
 
     def __init__(self) -> None:
         self.bound: dict[str, set[str]] = {FIRST: {FIRST}, SECOND: {SECOND}, DEAD: {DEAD}, "both": {FIRST, SECOND}}
-        self.live: dict[str, set[int]] = {queue: set() for queue in QUEUES}
+        self.live: dict[str, set[Copy]] = {queue: set() for queue in QUEUES}
         self.held: Counter[int] = Counter()                         # by consumer
         self.delivered: Counter[int] = Counter()                    # by consumer, ever
         self.consumers: dict[int, tuple[str, int]] = {}             # still there: queue and prefetch
@@ -73,10 +82,10 @@ class Stage:
         self.corner = Corner(broker)
         self.transports: list[Transport] = []
         self.received: dict[int, list[Delivery]] = {}
-        self.unsettled: dict[int, dict[int, Delivery]] = {}         # by consumer, by message
+        self.unsettled: dict[int, dict[Copy, Delivery]] = {}        # by consumer
         self.subscriptions: dict[int, Subscription] = {}
-        self.first: dict[str, list[int]] = {queue: [] for queue in QUEUES}
-        self.seen: Counter[tuple[str, int]] = Counter()
+        self.first: dict[str, list[Copy]] = {queue: [] for queue in QUEUES}
+        self.seen: Counter[tuple[str, Copy]] = Counter()
         self.failures: list[str] = []
         self.exchange = ""
         self.queues: dict[str, Queue] = {}
@@ -85,12 +94,12 @@ class Stage:
         await self.corner.open()
         self.transports = [self.corner.transport, await self.corner.another()]
         exchange = Exchange(self.corner.name("direct"), "direct")
-        self.exchange, dead = exchange.name, Binding(exchange.name, DEAD)
-        keys = {FIRST: (FIRST, "both"), SECOND: (SECOND, "both"), DEAD: (DEAD,)}
+        self.exchange = exchange.name
+        keys = {FIRST: (FIRST, "both"), SECOND: (SECOND, "both"), DEAD: (DEAD, DIED_IN + FIRST, DIED_IN + SECOND)}
         self.queues = {
             name: Queue(
                 f"{self.corner.prefix}.{name}", bindings=tuple(Binding(exchange.name, key) for key in keys[name]),
-                dead_letter=None if name == DEAD else dead, single_active=name == SECOND,
+                dead_letter=None if name == DEAD else Binding(exchange.name, DIED_IN + name), single_active=name == SECOND,
             )
             for name in QUEUES
         }
@@ -101,14 +110,14 @@ class Stage:
         unsettled = self.unsettled[consumer] = {}
 
         def receive(delivery: Delivery) -> None:
-            number = int(delivery.body)
-            if delivery.delivery_count != self.seen[queue, number]:
-                self.failures.append(f"{number} of {queue} came as {delivery.delivery_count}, after {self.seen[queue, number]}")
-            if not self.seen[queue, number]:
-                self.first[queue].append(number)
-            self.seen[queue, number] += 1
+            copy = copy_of(delivery)
+            if delivery.delivery_count != self.seen[queue, copy]:
+                self.failures.append(f"{copy} of {queue} came as {delivery.delivery_count}, after {self.seen[queue, copy]}")
+            if not self.seen[queue, copy]:
+                self.first[queue].append(copy)
+            self.seen[queue, copy] += 1
             received.append(delivery)
-            unsettled[number] = delivery
+            unsettled[copy] = delivery
 
         self.subscriptions[consumer] = await self.transports[party].consume(self.queues[queue], receive, prefetch=prefetch)
 
@@ -134,14 +143,15 @@ class Stage:
     async def delivered(self, consumer: int) -> int:
         return len(self.received[consumer])
 
-    async def leave(self, model: Model) -> dict[str, list[int]]:
+    async def leave(self, model: Model) -> dict[str, list[Copy]]:
         """What every queue holds once nobody holds any of it."""
         await self.corner.close()
         await self.corner.open()
-        left: dict[str, list[int]] = {}
+        left: dict[str, list[Copy]] = {}
         for name, queue in self.queues.items():
-            await self.corner.until_depth(queue, len(model.live[name]))
-            left[name] = sorted(int(body) for body in await self.corner.left_in(queue))
+            count = len(model.live[name])
+            await self.corner.until_depth(queue, count)
+            left[name] = sorted(map(copy_of, await self.corner.take(queue, count))) if count else []
         return left
 
     async def close(self) -> None:
@@ -158,6 +168,7 @@ class Programs(RuleBasedStateMachine):
         self.room = TemporaryDirectory()
         self.model, self.number, self.count = Model(), 0, 0
         self.party_of: dict[int, int] = {}
+        self.has_gone_astray = False
         self.stages = [Stage(RabbitBroker(rabbitmq_url())), Stage(EmbeddedBroker(Path(self.room.name) / "broker.db"))]
 
     def on_both(self, act: Callable[[Stage], Awaitable[object]]) -> list[object]:
@@ -170,17 +181,20 @@ class Programs(RuleBasedStateMachine):
 
         return self.loop.run_until_complete(both())
 
-    @initialize()
-    def open(self) -> None:
+    @initialize(prefetch=st.integers(1, 5))
+    def open(self, prefetch: int) -> None:
         self.on_both(lambda stage: stage.open())
+        self.publish(["both"] * 4, 0, mandatory=True)
+        self.begin(FIRST, prefetch, 0)
+        self.begin(SECOND, prefetch, 1)
 
-    @rule(keys=st.lists(st.sampled_from(KEYS), min_size=1, max_size=4), party=st.integers(0, 1), mandatory=st.booleans())
+    @rule(keys=st.lists(st.sampled_from(KEYS), min_size=2, max_size=6), party=st.integers(0, 1), mandatory=st.booleans())
     def publish(self, keys: list[str], party: int, mandatory: bool) -> None:
         numbers = range(self.number, self.number + len(keys))
         self.number = numbers.stop
         for number, key in zip(numbers, keys, strict=True):
             for queue in self.model.bound.get(key, ()):
-                self.model.live[queue].add(number)
+                self.model.live[queue].add((number, ""))
 
         async def publish(stage: Stage) -> list[Outcome]:
             batch = [outgoing(stage.exchange, key, str(number), mandatory=mandatory) for number, key in zip(numbers, keys, strict=True)]
@@ -189,15 +203,19 @@ class Programs(RuleBasedStateMachine):
         rabbit, embedded = self.on_both(publish)
         assert rabbit == embedded
 
+    @precondition(lambda self: not self.has_gone_astray)
     @rule(party=st.integers(0, 1))
     def publish_astray(self, party: int) -> None:
+        self.has_gone_astray = True
         rabbit, embedded = self.on_both(lambda stage: stage.transports[party].publish([outgoing(stage.exchange + "-not", "k")]))
         assert [type(each) for each in rabbit] == [type(each) for each in embedded]  # type: ignore[attr-defined]
 
-    @rule(queue=st.sampled_from(QUEUES), prefetch=st.integers(1, 5), party=st.integers(0, 1))
-    def consume(self, queue: str, prefetch: int, party: int) -> None:
-        if any(known == queue for known, _ in self.model.consumers.values()):
-            return  # who of two gets a message is the broker's own affair
+    @precondition(lambda self: self.unconsumed())
+    @rule(data=st.data(), prefetch=st.integers(1, 5), party=st.integers(0, 1))
+    def consume(self, data: st.DataObject, prefetch: int, party: int) -> None:
+        self.begin(data.draw(st.sampled_from(self.unconsumed())), prefetch, party)
+
+    def begin(self, queue: str, prefetch: int, party: int) -> None:
         self.count += 1
         consumer = self.count
         self.model.consumers[consumer], self.model.queue_of[consumer], self.party_of[consumer] = (queue, prefetch), queue, party
@@ -211,24 +229,30 @@ class Programs(RuleBasedStateMachine):
         self.on_both(lambda stage: stage.subscriptions[consumer].cancel())
 
     @precondition(lambda self: self.settleable())
-    @rule(data=st.data(), how=st.sampled_from(["ack", "ack", "requeue", "dead_letter"]), twice=st.booleans())
-    def settle(self, data: st.DataObject, how: Settling, twice: bool) -> None:
-        consumer, number = data.draw(st.sampled_from(self.settleable()))
+    @rule(data=st.data(), ways=st.lists(st.sampled_from(WAYS), min_size=1, max_size=5), twice=st.booleans())
+    def settle(self, data: st.DataObject, ways: list[Settling], twice: bool) -> None:
+        for how in ways:
+            if settleable := self.settleable():
+                consumer, copy = data.draw(st.sampled_from(settleable))
+                self.settle_one(consumer, copy, how, twice=twice)
+
+    def settle_one(self, consumer: int, copy: Copy, how: Settling, *, twice: bool) -> None:
         queue = self.model.queue_of[consumer]
         self.model.held[consumer] -= 1
         if how != "requeue":
-            self.model.live[queue].discard(number)
+            self.model.live[queue].discard(copy)
         if how == "dead_letter" and queue != DEAD:
-            self.model.live[DEAD].add(number)
+            self.model.live[DEAD].add((copy[0], queue))
 
         async def settle(stage: Stage) -> None:
-            delivery = stage.unsettled[consumer].pop(number)
+            delivery = stage.unsettled[consumer].pop(copy)
             getattr(delivery, how)()
             if twice:
                 delivery.ack()
 
         self.on_both(settle)
 
+    @precondition(lambda self: "late" not in self.model.bound)
     @rule(queue=st.sampled_from([FIRST, SECOND]), party=st.integers(0, 1))
     def bind(self, queue: str, party: int) -> None:
         self.model.bound.setdefault("late", set()).add(queue)
@@ -240,12 +264,14 @@ class Programs(RuleBasedStateMachine):
 
         self.on_both(bind)
 
+    @precondition(lambda self: self.model.consumers)
     @rule(party=st.integers(0, 1))
     def restart(self, party: int) -> None:
         gone = [consumer for consumer, home in self.party_of.items() if home == party]
         self.forget(gone)
         self.on_both(lambda stage: stage.restart(party, gone))
 
+    @precondition(lambda self: self.model.consumers)
     @rule()
     def crash(self) -> None:
         self.forget(list(self.party_of))
@@ -265,13 +291,17 @@ class Programs(RuleBasedStateMachine):
             self.model.held[consumer] = 0
             self.party_of.pop(consumer, None)
 
-    def settleable(self) -> list[tuple[int, int]]:
-        """(consumer, message) pairs that stand the same on both."""
-        rabbit, embedded = ({(consumer, number) for consumer, held in stage.unsettled.items() for number in held} for stage in self.stages)
+    def unconsumed(self) -> list[str]:
+        """Queues without a consumer: who of two gets a message is the broker's own affair."""
+        return sorted(set(QUEUES) - {queue for queue, _ in self.model.consumers.values()})
+
+    def settleable(self) -> list[tuple[int, Copy]]:
+        """What the same consumer holds on both."""
+        rabbit, embedded = ({(consumer, copy) for consumer, held in stage.unsettled.items() for copy in held} for stage in self.stages)
         return sorted(rabbit & embedded)
 
     def teardown(self) -> None:
-        async def leave() -> list[dict[str, list[int]]]:
+        async def leave() -> list[dict[str, list[Copy]]]:
             try:
                 return [await stage.leave(self.model) for stage in self.stages]
             finally:

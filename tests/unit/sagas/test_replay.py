@@ -589,6 +589,30 @@ def test_a_saga_without_a_further_await_is_completed_before_it_can_be_cancelled(
     assert story.answer("0").status == "completed"
 
 
+def test_a_cancelled_saga_that_stands_on_a_bug_undoes_what_is_done() -> None:
+    async def buggy(order: PlaceOrder, saga: Saga) -> str:
+        await saga.call(RESERVE, undo=RELEASE)
+        raise KeyError("price")
+
+    story = Story(buggy)
+    assert story.answer("0").status == "operator"
+    assert story.cancel().status == "compensating"
+    assert asked_types(story.decision) == ["stock.release-stock.v1"]
+    assert story.answer("undo.0").status == "compensated"
+    assert story.outcome["reason"] == "cancelled"
+
+
+def test_a_bug_past_the_pivot_undoes_nothing_whoever_cancels() -> None:
+    async def buggy(order: PlaceOrder, saga: Saga) -> str:
+        await saga.call(RESERVE, undo=RELEASE)
+        saga.pivot()
+        raise KeyError("price")
+
+    story = Story(buggy)
+    story.answer("0")
+    assert (story.cancel().status, story.decision.asked) == ("operator", ())
+
+
 # --- divergence ------------------------------------------------------------------------------------------------------
 
 

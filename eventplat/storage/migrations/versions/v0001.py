@@ -48,6 +48,7 @@ def _messages_in() -> None:
     )
     _index("pending_due", "pending", ["state", "due_us"])
     _index("pending_held", "pending", ["handler", "stream", "key", "seq"], where="state = 'held'")
+    _index("pending_message", "pending", ["message_id"])
 
 
 def _messages_out() -> None:
@@ -66,7 +67,7 @@ def _messages_out() -> None:
         _us("seq", nullable=True), _us("prev", nullable=True), _text("properties"), _bytes("body"), _us("created_us"),
         Column("unrouted", Boolean, nullable=False),
     )
-    op.create_table("eventplat_process", _id("id"), _us("epoch"), _text("name"), _us("alive_until_us"))
+    op.create_table("eventplat_process", _id("id"), _bucket(), _us("epoch"), _text("name"), _us("alive_until_us"))
 
 
 def _order() -> None:
@@ -84,26 +85,28 @@ def _order() -> None:
 def _sagas() -> None:
     op.create_table(
         "eventplat_saga",
-        _text("id", primary_key=True), _bucket(), _text("name"), Column("version", Integer, nullable=False), _text("state"),
-        _uuid("command_id"), _text("type"), _bytes("body"), _uuid("correlation_id"), _text("reply_to", nullable=True),
-        _text("grant", nullable=True), _us("started_us"), _us("deadline_us"), _us("ended_us", nullable=True),
-        _text("outcome_type", nullable=True), _bytes("outcome", nullable=True), _text("problem", nullable=True), _us("revision"),
+        _id("command_id"), _bucket(), _text("name"), _text("id"), Column("version", Integer, nullable=False), _text("state"),
+        _text("type"), _bytes("body"), _uuid("correlation_id"), _text("reply_to", nullable=True), _text("grant", nullable=True),
+        _us("started_us"), _us("deadline_us"), _us("cancelled_us", nullable=True), _us("cancelled_position", nullable=True),
+        _us("ended_us", nullable=True), _text("outcome_type", nullable=True), _bytes("outcome", nullable=True),
+        _text("problem", nullable=True), _us("revision"),
     )
-    _index("saga_command", "saga", ["command_id"], unique=True)
+    _index("saga_id", "saga", ["id", "name"], unique=True)
+    _index("saga_open", "saga", ["state", "started_us"], where="ended_us IS NULL")
     op.create_table(
         "eventplat_saga_step",
-        _text("saga_id", primary_key=True), Column("position", Integer, primary_key=True, autoincrement=False),
-        _text("path"), _text("kind"), _bucket(),
+        _id("saga_command"), Column("position", Integer, primary_key=True, autoincrement=False), _text("path"), _text("kind"), _bucket(),
         _uuid("command_id", nullable=True), _text("record"), _text("state"), _us("asked_us"), _us("settled_us", nullable=True),
         Column("settled_position", Integer, nullable=True), _text("outcome_type", nullable=True), _bytes("outcome", nullable=True),
     )
     _index("saga_step_command", "saga_step", ["command_id"], unique=True, where="command_id IS NOT NULL")
-    _index("saga_step_path", "saga_step", ["saga_id", "path"])
+    _index("saga_step_path", "saga_step", ["saga_command", "path"], unique=True)
     op.create_table(
         "eventplat_timer",
-        _id("id"), _bucket(), _us("due_us"), _text("kind"), _text("subject"), _text("position", nullable=True),
+        _id("id"), _bucket(), _us("due_us"), _text("kind"), _uuid("subject"), _text("position", nullable=True),
     )
     _index("timer_due", "timer", ["due_us"])
+    _index("timer_subject", "timer", ["subject", "position"])
 
 
 def _coordination() -> None:
