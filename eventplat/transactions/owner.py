@@ -95,5 +95,7 @@ class Owner:
         async with self._database.transaction() as connection:
             await connection.execute(delete(process).where(process.c.alive_until_us < now_us() - int(self._term_s * 10_000_000)))
             alive = now_us() + int(self._term_s * 1_000_000)
-            row = postgresql.insert(process).values(id=self.id, bucket=bucket_of(self.id), epoch=now_us(), name=self._name, alive_until_us=alive)
+            row = postgresql.insert(process).values(
+                id=self.id, bucket=bucket_of(self.id), epoch=now_us(), name=self._name, alive_until_us=alive
+            )
             await connection.execute(row.on_conflict_do_update(index_elements=[process.c.id], set_={"alive_until_us": alive}))
