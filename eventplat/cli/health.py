@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import urllib.request
 from http.client import HTTPException
@@ -11,14 +12,18 @@ import click
 from eventplat.observability.pulse import age_s, pulse_path
 from eventplat.settings import load
 
+SERVICE = re.compile(r"[a-z][a-z0-9-]*")
+
 
 @click.command("health")
 @click.argument("url", default="http://127.0.0.1:8000/health/ready", metavar="[URL|SERVICE]")
 def command(url: str) -> None:
     """Exit 0 if URL answers 200, or if the SERVICE that runs beside this data directory is well."""
-    if not url.startswith(("http://", "https://")):
+    if SERVICE.fullmatch(url):
         _feel(url)
         return
+    if not url.startswith(("http://", "https://")):
+        raise click.ClickException(f"{url!r} is no http URL")
     try:
         with urllib.request.urlopen(url, timeout=3) as answer:  # noqa: S310 - checked above
             click.echo(answer.read().decode(errors="replace"))
