@@ -36,8 +36,8 @@ class Owner:
     """Keeps this process's row alive.
 
     Args:
-        is_only: No other process can be alive on this database (the embedded mode): rows left by an
-            earlier run are free at once.
+        is_only: No other process can be alive on this database (the embedded mode): rows left by an earlier run are
+            free at once, and a late renewal loses nothing. SQLite's one writer may be a handler for long.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Owner:
     @property
     def may_publish(self) -> bool:
         """Whether the last renewal is fresh enough that nobody can have adopted our rows."""
-        return self._clock.monotonic() - self._renewed < self._term_s * 2 / 3
+        return self._is_only or self._clock.monotonic() - self._renewed < self._term_s * 2 / 3
 
     async def start(self) -> None:
         if self._is_only:
@@ -75,7 +75,8 @@ class Owner:
 
     async def _renew(self) -> None:
         started = self._clock.monotonic()
-        if started - self._renewed > self._term_s:
+        is_late = started - self._renewed > self._term_s and not self._is_only
+        if is_late or self._renewed == float("-inf"):
             await self._begin()
         else:
             async with self._database.transaction() as connection:

@@ -458,3 +458,25 @@ def test_an_open_transaction_may_stand_for_as_long_as_the_slowest_handler_of_the
 
     assert asyncio.run(limit(stock)) == "315s"
     assert asyncio.run(limit(Service("mail"))) == "1min"
+
+
+def test_the_only_process_of_a_database_stays_owner_behind_a_writer_that_takes_longer_than_its_term(tmp_path: Path) -> None:
+    async def test() -> None:
+        clock = SystemClock()
+        database = Database(f"sqlite:///{tmp_path / 'orders.db'}", service="orders", clock=clock)
+        await upgrade(database)
+        ids = iter(f"01934f1e-7b1a-7000-8000-{n:012}" for n in range(9))
+        owner = Owner(database, "orders", new_id=ids.__next__, term_s=0.1, clock=clock, is_only=True)
+        await owner.start()
+        before = owner.id
+        started = clock.monotonic()
+        async with database.transaction():
+            await until(lambda: clock.monotonic() - started > 0.3)
+            assert owner.may_publish
+        renewed = owner._renewed
+        await until(lambda: owner._renewed > renewed + 0.1)
+        assert owner.id == before
+        await owner.stop()
+        await database.close()
+
+    asyncio.run(test())
