@@ -248,7 +248,7 @@ def _flushed(session: Session, _: UOWTransaction) -> None:
 
 @event.listens_for(HandlerSession, "after_transaction_create")
 def _savepoint_begun(session: Session, transaction: SessionTransaction) -> None:
-    if transaction.nested:
+    if transaction.nested and UnitOfWork in session.info:
         session.info[transaction] = session.info[UnitOfWork].mark()
 
 
