@@ -100,6 +100,8 @@ def _stock(fetch: Fetch) -> list[str]:
     taken: defaultdict[tuple[str, str], int] = defaultdict(int)
     for order_id, sku, quantity in fetch("stock", "SELECT order_id, sku, -quantity FROM movement WHERE order_id IS NOT NULL"):
         taken[order_id, sku] += quantity
+    services = {row[0] for row in fetch("stock", "SELECT sku FROM item WHERE NOT is_stocked")}  # sold, and on no shelf
+    bought = defaultdict(int, {key: count for key, count in bought.items() if key[1] not in services})
     wrong = [f"{key}: bought {bought[key]}, taken {taken[key]}" for key in bought.keys() | taken.keys() if bought[key] != taken[key]]
     shelves: dict[str, int] = dict(fetch("stock", "SELECT sku, available FROM item"))
     moved: dict[str, int] = dict(fetch("stock", "SELECT sku, SUM(quantity) FROM movement GROUP BY sku"))
