@@ -269,10 +269,11 @@ class Database:
         return None
 
     def _on_connect(self, _dbapi_connection: object, record: ConnectionPoolEntry) -> None:
-        record.info["generation"] = self._generation
+        record.info.update(generation=self._generation, is_new=True)
 
     def _on_checkout(self, _dbapi_connection: object, record: ConnectionPoolEntry, _proxy: object) -> None:
-        if record.info.get("generation") != self._generation:
+        is_new = record.info.pop("is_new", False)  # made for this very checkout, whose second try is its last
+        if not is_new and record.info.get("generation") != self._generation:
             raise DisconnectionError("the connections have been renewed")  # SQLAlchemy's way to say so: it connects anew
 
     def _on_answered(self, connection: Connection, *_: object) -> None:

@@ -27,7 +27,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from eventplat.errors import SchemaOutdated, SettingsError
 from eventplat.storage.database import Database
 from eventplat.storage.failures import sqlstate
-from eventplat.storage.postgres import role_of, schema_of
+from eventplat.storage.postgres import TAKE_ROLE, role_of, schema_of
 from eventplat.storage.tables import VERSION, VERSION_TABLE
 
 if TYPE_CHECKING:
@@ -187,6 +187,7 @@ async def _version(database: Database) -> str | None:
 async def _lock(database: Database, connection: AsyncConnection) -> None:
     """Be the only one who changes the tables, until the transaction ends; a migration may take long."""
     if database.dialect == "postgresql":
+        await connection.execute(text(TAKE_ROLE.format(role=role_of(database.service), is_local="true")))  # it may be older than the role
         await connection.execute(text("SET LOCAL statement_timeout = 0"))
         await connection.execute(text("SET LOCAL lock_timeout = '60s'"))
         await connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('eventplat'), hashtext(current_schema()))"))
@@ -198,8 +199,11 @@ async def _lock(database: Database, connection: AsyncConnection) -> None:
 async def _prepare_schema(database: Database, create: bool, login: str | None) -> None:
     schema, role = schema_of(database.service), role_of(database.service)
     async with database.transaction(read_only=True) as connection:
-        exists = (await connection.execute(text("SELECT to_regnamespace(:name)"), {"name": f'"{schema}"'})).scalar()
-    if exists is not None and login is None:
+        found = text("SELECT to_regnamespace(:name) IS NOT NULL, current_user")
+        exists, user = (await connection.execute(found, {"name": f'"{schema}"'})).one()
+    if exists and login is None:
+        if user != role:  # made meanwhile by another process: this connection is older than the role
+            database.renew()
         return
     if not create:
         raise SchemaOutdated(f'schema "{schema}" does not exist')

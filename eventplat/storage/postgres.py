@@ -26,9 +26,9 @@ POOL_WAIT_S = 10.0
 RECYCLE_S = 300        # a connection's age; drops what a proxy or firewall forgot
 LOCK_MS, STATEMENT_MS, IDLE_S = 3_000, 30_000, 60.0
 
-_TAKE_ROLE = """
-    SELECT set_config('role', rolname, false) FROM pg_catalog.pg_roles
-    WHERE rolname = $1 AND pg_catalog.pg_has_role(session_user, oid, 'MEMBER')
+TAKE_ROLE = """
+    SELECT set_config('role', rolname, {is_local}) FROM pg_catalog.pg_roles
+    WHERE rolname = '{role}' AND pg_catalog.pg_has_role(session_user, oid, 'MEMBER')
 """
 
 
@@ -70,6 +70,6 @@ def create_engine(url: URL, *, service: str, pool_size: int, idle_s: float, echo
 
 def _take_role(role: str) -> Any:
     def take(dbapi_connection: Any, _record: object) -> None:
-        dbapi_connection.run_async(lambda connection: connection.execute(_TAKE_ROLE.replace("$1", f"'{role}'")))
+        dbapi_connection.run_async(lambda connection: connection.execute(TAKE_ROLE.format(role=role, is_local="false")))
 
     return take
