@@ -5,6 +5,7 @@ No code of eventplat or of the services is used here, so that a mistake there ca
 
 from __future__ import annotations
 
+import json
 import re
 import sqlite3
 from collections import Counter, defaultdict
@@ -41,11 +42,15 @@ def of_server(server: PostgresServer, database: str) -> Fetch:
     """Reads a PostgreSQL database through psql, the service's schema first."""
 
     def fetch(service: str, sql: str) -> list[tuple[Any, ...]]:
-        printed = server.sql(f"SET search_path TO {service}; {sql}", database)
-        rows = [line.split("|") for line in printed.splitlines() if line and line != "SET"]
-        return [tuple(int(cell) if cell.lstrip("-").isdigit() else cell for cell in row) for row in rows]
+        printed = server.sql(f"SET search_path TO {service}; SELECT row_to_json(rows) FROM ({sql}) AS rows", database)
+        lines = [line for line in printed.splitlines() if line and line != "SET"]
+        return [tuple(json.loads(line, object_pairs_hook=_values)) for line in lines]  # as JSON: the order "536365" is no number
 
     return fetch
+
+
+def _values(pairs: Sequence[tuple[str, Any]]) -> list[Any]:
+    return [value for _, value in pairs]
 
 
 def audit(fetch: Fetch, told: Mapping[str, bool]) -> list[str]:
