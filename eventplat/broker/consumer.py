@@ -42,7 +42,7 @@ class Consumer:
     ) -> None:
         self.queue = queue
         self._transport, self._process = transport, process
-        self._prefetch, self._concurrency, self._batch = prefetch, concurrency, batch
+        self._prefetch, self.concurrency, self._batch = prefetch, concurrency, batch
         self._waiting: deque[Delivery] = deque()
         self._running: dict[asyncio.Task[None], int] = {}    # and how many deliveries each has
         self._subscription: Subscription | None = None
@@ -94,7 +94,7 @@ class Consumer:
 
     def _fill(self) -> None:
         self._is_filling = False
-        while self._waiting and len(self._running) < self._concurrency and not self._is_over:
+        while self._waiting and len(self._running) < self.concurrency and not self._is_over:
             taken = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._batch))]
             task = asyncio.create_task(self._handle(taken))
             self._running[task] = len(taken)

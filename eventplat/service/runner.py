@@ -41,6 +41,7 @@ from eventplat.transactions import watermark
 
 logger = logging.getLogger(__name__)
 
+ANSWERS_PER_START = 5   # places for answers to sagas, for each place that begins one
 BATCHES_AHEAD = 2   # delivered while one runs, so that the next can begin at once
 
 
@@ -149,6 +150,8 @@ class Runner:
             return Consumer(self._transport, queue, batches.process, batch=handler.batch, **room)
         process = one_by_one(partial(self._process_of(endpoint), endpoint))
         concurrency = 1 if handler.ordered else min(handler.concurrency or prefetch, self._room)
+        if handler.is_saga:  # a rush begins no more than its answers let end: they would time out behind the beginnings
+            concurrency = max(concurrency // ANSWERS_PER_START, 1)
         return Consumer(self._transport, queue, process, prefetch=max(prefetch, concurrency), concurrency=concurrency)
 
     def _process_of(self, endpoint: Endpoint) -> Callable[[Endpoint, Delivery], Awaitable[None]]:
