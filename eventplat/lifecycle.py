@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 from eventplat.clock import Clock
+from eventplat.errors import EventplatError
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 STOP_S = 10.0  # how long a turn may go on after the loop was told to stop
@@ -76,7 +77,10 @@ class Loop:
             except (Exception, asyncio.CancelledError) as error:
                 if is_own_cancellation(error):
                     raise
-                logger.exception("%s failed; trying again in %.1f s", self.name, delay)
+                if isinstance(error, EventplatError):  # it says all there is to know: the database is away, say
+                    logger.warning("%s failed; trying again in %.1f s: %s", self.name, delay, error)
+                else:
+                    logger.exception("%s failed; trying again in %.1f s", self.name, delay)
                 wait_s, delay = delay, min(delay * 2, self._slowest_s)
             if not self._stopping:
                 await self._pause(self._every_s if wait_s is None else wait_s)
