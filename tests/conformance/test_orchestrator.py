@@ -425,7 +425,6 @@ def test_a_timer_passes_by_a_saga_that_a_reply_holds_and_both_get_through(tmp_pa
             assert await store.lock(connection, held.id) is not None
             other = await start(stage, "other")
             assert (await stage.answer_to(other.id)).type == DONE
-            await store.clear_timers(connection, held.id, "no such step")
             still = await connection.execute(store.timer.delete().where(timer.c.subject == held.id, timer.c.kind == "deadline"))
             assert still.rowcount == 1
         assert (await stage.answer_to(held.id)).type == DONE
