@@ -22,7 +22,11 @@ demo: $(VENV)/.installed  ## Run the shop in one process and check every unit of
 	$(BIN)/eventplat demo --data .eventplat/demo $(ARGS)
 
 test: $(VENV)/.installed-dev  ## Run the tests; they start a private RabbitMQ and PostgreSQL (ARGS="-k saga")
-	$(BIN)/python -m pytest $(ARGS)
+	@failed=0 none=0; \
+	run() { $(BIN)/python -m pytest "$$@" $(ARGS) || case $$? in 5) none=$$((none + 1));; *) failed=1;; esac; }; \
+	run -n 2 --maxschedchunk 1 -m "not alone"; \
+	run -m alone; \
+	if [ $$none = 2 ]; then exit 5; fi; exit $$failed
 
 check: $(VENV)/.installed-dev  ## ruff, mypy --strict, the import rules, pyright on the public types
 	$(BIN)/ruff check .

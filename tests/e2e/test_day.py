@@ -46,8 +46,8 @@ def test_the_demo_says_that_every_check_holds(capsys: pytest.CaptureFixture[str]
     assert holds, capsys.readouterr().out
 
 
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("kind", ["embedded", pytest.param("local", marks=pytest.mark.alone)])
 def test_every_line_of_a_real_month_is_accepted_or_rejected_and_the_totals_are_the_files_own(kind: Kind, tmp_path: Path) -> None:
     lines = retail.read(retail_file())
 
@@ -76,6 +76,7 @@ def test_every_line_of_a_real_month_is_accepted_or_rejected_and_the_totals_are_t
     assert result.rejected.quantity == -12_846
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_thousand_customers_for_a_hundred_units_buy_exactly_a_hundred(kind: Kind, tmp_path: Path) -> None:
