@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
+from itertools import count
+from typing import Any, NamedTuple
 
 from eventplat.broker.rabbitmq_acks import Acks
 from eventplat.broker.rabbitmq_connection import Backoff, Channel, ChannelEnded, Link, resolve
@@ -31,6 +32,20 @@ from eventplat.messages.codec import Properties
 logger = logging.getLogger(__name__)
 
 NOT_FOUND = 404
+
+_numbers = count(1)
+
+
+class Progress(NamedTuple):
+    """How far a consumer has come.
+
+    Attributes:
+        attachment: The number of its stay on one channel.
+    """
+
+    attachment: int
+    received: int
+    unsettled: int
 
 
 class RabbitDelivery:
@@ -73,6 +88,7 @@ class Attachment:
         self._needs_acks = queue.type != "exclusive"
         self._is_flushing = self._is_stopping = False
         self.is_consuming = False
+        self.number, self.received = next(_numbers), 0
         self._tag = ""
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         channel.ended.add_done_callback(lambda ended: resolve(self.ended, str(ended.result())))
@@ -142,12 +158,21 @@ class Attachment:
         if self._is_stopping and not self._acks.open and not self._is_flushing:
             self._channel.close()
 
-    def _on_cancel(self, _: Any) -> None:
-        resolve(self.ended, "the broker cancelled the consumer")
+    @property
+    def progress(self) -> Progress:
+        return Progress(self.number, self.received, self._acks.open)
+
+    def end(self, reason: str) -> None:
+        """Leave this channel: what it brought and is not settled comes again."""
+        resolve(self.ended, reason)
         self._channel.close()
+
+    def _on_cancel(self, _: Any) -> None:
+        self.end("the broker cancelled the consumer")
 
     def _on_message(self, _: Any, method: Any, properties: Any, body: bytes) -> None:
         self.is_consuming = True  # a turn before `begin` hears of it
+        self.received += 1
         if self._needs_acks:
             self._acks.delivered(method.delivery_tag)
         count = delivery_count(properties, redelivered=method.redelivered)
@@ -171,6 +196,25 @@ class RabbitSubscription:
     @property
     def is_active(self) -> bool:
         return self._attachment is not None and self._attachment.is_consuming and not self._attachment.ended.done()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it was started and has been cancelled."""
+        return self._task is not None and self._task.done()
+
+    @property
+    def queue(self) -> Queue:
+        return self._queue
+
+    @property
+    def progress(self) -> Progress | None:
+        """How far it has come on its channel; None where it has none."""
+        return self._attachment.progress if self._attachment is not None and self.is_active else None
+
+    def renew(self, reason: str) -> None:
+        """Consume anew on another channel: this one only looks well."""
+        if self._attachment is not None:
+            self._attachment.end(reason)
 
     async def start(self, within_s: float) -> None:
         """Consume for the first time.

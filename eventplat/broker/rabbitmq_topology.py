@@ -11,12 +11,20 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import NamedTuple
 
 from eventplat.broker.rabbitmq_connection import Channel, ChannelEnded, Link
 from eventplat.broker.topology import Exchange, Queue, Topology
 from eventplat.errors import BrokerError, BrokerUnavailable, TopologyMismatch, TopologyMissing
 
 NOT_FOUND, PRECONDITION_FAILED = 404, 406
+
+
+class Census(NamedTuple):
+    """What a broker counts at one queue: messages that are ready, and consumers."""
+
+    ready: int
+    consumers: int
 
 
 async def declare(link: Link, topology: Topology, *, within_s: float) -> None:
@@ -47,6 +55,12 @@ async def verify(link: Link, topology: Topology, *, within_s: float) -> None:
 
 async def depth(link: Link, queue: str, *, within_s: float) -> int | None:
     """Ready messages; None where there is no such queue."""
+    counted = await census(link, queue, within_s=within_s)
+    return None if counted is None else counted.ready
+
+
+async def census(link: Link, queue: str, *, within_s: float) -> Census | None:
+    """What the broker counts at `queue`; None where there is no such queue."""
     async with _channel(link, within_s) as channel:
         try:
             answer = await channel.ask(channel.raw.queue_declare, queue=queue, passive=True)
@@ -54,7 +68,7 @@ async def depth(link: Link, queue: str, *, within_s: float) -> int | None:
             if ended.code == NOT_FOUND:
                 return None
             raise
-        return int(answer.method.message_count)
+        return Census(int(answer.method.message_count), int(answer.method.consumer_count))
 
 
 async def purge(link: Link, queue: str, *, within_s: float) -> None:
