@@ -25,6 +25,7 @@ from eventplat.errors import SettingsError
 from eventplat.lifecycle import stop_all, until_signalled
 from eventplat.messages.ids import Chance
 from eventplat.observability.logs import configure
+from eventplat.observability.monitor import Monitor, MonitorApp
 from eventplat.observability.pulse import Pulse, pulse_path
 from eventplat.security.grant import GrantVerifier
 from eventplat.security.keys import ensure_keys
@@ -63,6 +64,7 @@ class Process:
         self.server: HttpServer | None = None
         self._transports: list[Transport] = []
         self._pulses: list[Pulse] = []
+        self._monitor: Monitor | None = None
 
     @property
     def url(self) -> str:
@@ -89,24 +91,39 @@ class Process:
                     await self._feel_pulse(runner)
             if self._has_gateway:
                 await self._start_gateway()
+            if self.settings.metrics_port is not None:
+                app = MonitorApp(self.missing)
+                self._monitor = Monitor(app, host=self.settings.metrics_host, port=self.settings.metrics_port)
+                await self._monitor.start()
         except BaseException:
             await self.stop()
             raise
 
     async def stop(self) -> None:
         """Stop in reverse, each part even if another's stop failed."""
+        if self._monitor is not None:
+            await stop_all([self._monitor])
         if self.server is not None:
             await stop_all([self.server])
         await stop_all([*self.runners, *self._pulses])
         await stop_all([_Closing(transport) for transport in self._transports])
         self.runners, self._transports, self._pulses, self.server = [], [], [], None
 
-    async def _feel_pulse(self, runner: Runner) -> None:
-        def is_well() -> bool:
-            return runner.is_ready and (not runner.service.has_database or runner.out.owner.may_publish)
+    @property
+    def monitor_url(self) -> str | None:
+        """Where metrics and health are served; None where nobody asked for it."""
+        return None if self._monitor is None else self._monitor.url
 
+    def missing(self) -> dict[str, list[str]]:
+        """What keeps each service, and the gateway, from its work; nothing where all is well."""
+        found = {runner.service.name: runner.missing() for runner in self.runners}
+        if self.server is not None and self._transports[-1].state != "connected":
+            found["gateway"] = [f"the link to the broker is {self._transports[-1].state}"]
+        return {part: what for part, what in found.items() if what}
+
+    async def _feel_pulse(self, runner: Runner) -> None:
         path = pulse_path(self.settings.data_dir, runner.service.name)
-        pulse = Pulse(path, is_well, every_s=self.settings.heartbeat_s, clock=self._clock)
+        pulse = Pulse(path, lambda: not runner.missing(), every_s=self.settings.heartbeat_s, clock=self._clock)
         self._pulses.append(pulse)
         await pulse.start()
 

@@ -22,6 +22,7 @@ import random
 from collections.abc import Callable, Sequence
 
 from eventplat.broker import rabbitmq_topology
+from eventplat.broker.outcomes import count_outcomes
 from eventplat.broker.rabbitmq_connection import HEARTBEAT_S, Backoff, Link
 from eventplat.broker.rabbitmq_consumer import RabbitSubscription
 from eventplat.broker.rabbitmq_publisher import WINDOW, Publisher
@@ -98,7 +99,9 @@ class RabbitTransport:
         await rabbitmq_topology.verify(self._consuming, topology, within_s=self._connect_timeout_s)
 
     async def publish(self, batch: Sequence[Outgoing], *, timeout_s: float = 10.0) -> list[Outcome]:
-        return await self._publisher.publish(batch, timeout_s=timeout_s)
+        outcomes = await self._publisher.publish(batch, timeout_s=timeout_s)
+        count_outcomes(outcomes)
+        return outcomes
 
     async def consume(self, queue: Queue, receive: Receive, *, prefetch: int) -> Subscription:
         check_prefetch(prefetch)

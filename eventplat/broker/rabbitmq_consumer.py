@@ -28,6 +28,7 @@ from eventplat.broker.topology import Queue
 from eventplat.broker.transport import Receive
 from eventplat.errors import BrokerUnavailable, TopologyMissing
 from eventplat.messages.codec import Properties
+from eventplat.observability.metrics import CONSUMERS_LOST
 
 logger = logging.getLogger(__name__)
 
@@ -273,6 +274,7 @@ class RabbitSubscription:
             self._backoff.stands()
             resolve(first, None)
             reason = await asyncio.shield(attachment.ended)
+            CONSUMERS_LOST.labels("exclusive" if self._queue.type == "exclusive" else self._queue.name).inc()
             self._log("a consumer was lost", reason)
             await self._backoff.wait()
 

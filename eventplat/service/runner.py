@@ -90,10 +90,14 @@ class Runner:
         """What runs this service's sagas, for operators; None where it has none."""
         return self._caller.orchestrator
 
-    @property
-    def is_ready(self) -> bool:
-        """Whether the broker counts every consumer of this service."""
-        return bool(self._consumers) and all(consumer.is_active for consumer in self._consumers)
+    def missing(self) -> list[str]:
+        """What keeps this service from its work: consumers that the broker does not count, a database that does not hear it."""
+        found = [f"no consumer of {consumer.queue.name}" for consumer in self._consumers if not consumer.is_active]
+        if not self._consumers:
+            found.append("it has not started")
+        if self.service.has_database and not self.out.owner.may_publish:
+            found.append("its database has not taken its heartbeat")
+        return found
 
     async def depths(self) -> dict[str, int]:
         """Messages ready in each queue of this service."""

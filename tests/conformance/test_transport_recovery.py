@@ -8,6 +8,7 @@ from typing import Any
 
 import pika
 import pytest
+from prometheus_client import REGISTRY
 
 from eventplat.broker.rabbitmq import RabbitTransport
 from eventplat.broker.rabbitmq_consumer import RabbitSubscription
@@ -379,3 +380,25 @@ async def test_a_consumer_that_the_broker_has_forgotten_is_noticed_and_taken_up_
 
     await received.reach(1)
     assert received.bodies == [b"1"]
+
+
+@conformance
+async def test_a_lost_connection_shows_before_it_is_back_and_is_counted(corner: Corner) -> None:
+    transport = rabbit(corner)
+    name = transport._consuming._name
+
+    def lost() -> float:
+        return REGISTRY.get_sample_value("eventplat_broker_links_lost_total", {"link": name}) or 0.0
+
+    def is_up() -> float | None:
+        return REGISTRY.get_sample_value("eventplat_broker_link_up", {"link": name})
+
+    assert (transport.state, is_up()) == ("connected", 1.0)
+    before = lost()
+
+    sever(transport._consuming)
+    await until_true(lambda: transport.state == "disconnected", "whether it shows")
+    assert (lost(), is_up()) == (before + 1, 0.0)
+
+    await until_true(lambda: transport.state == "connected", "whether it is back")
+    assert is_up() == 1.0
