@@ -84,9 +84,9 @@ class Publisher:
             else:
                 slot.settle(refused)
         self._pump()
+        timer = asyncio.get_running_loop().call_later(timeout_s, batch.expire)
         try:
-            async with asyncio.timeout(timeout_s):
-                await batch.done
+            await batch.done
         except TimeoutError:
             self._retire_lane_of(batch)
             raise BrokerUnavailable(
@@ -97,6 +97,7 @@ class Publisher:
             error.outcomes = batch.outcomes
             raise
         finally:
+            timer.cancel()
             batch.is_over = True
             if batch.left:
                 self._forget(batch)

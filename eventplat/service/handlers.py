@@ -15,6 +15,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, cast, overload
 
@@ -88,7 +89,7 @@ class Handler:
     saga_version: int = 1
     saga_timeout_s: float | None = None
 
-    @property
+    @cached_property
     def is_async(self) -> bool:
         """Whether it runs on the loop; a `def` runs in a thread."""
         return inspect.iscoroutinefunction(self.function)

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy import (
@@ -109,6 +109,7 @@ class Letter:
     is_event: bool = False
     after_us: int | None = None      # a delayed send: microseconds from now, on the database's clock
     expiration_ms: int | None = None # of a question: the broker may drop it then
+    _outgoing: Outgoing | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def takes_turn(self) -> bool:
@@ -116,9 +117,12 @@ class Letter:
         return self.is_event and self.after_us is None and self.envelope.key is not None and self.envelope.stream is not None
 
     def outgoing(self) -> Outgoing:
-        """As the transport takes it."""
-        properties = to_properties(self.envelope, expiration_ms=self.expiration_ms)
-        return Outgoing(self.exchange, self.routing_key, properties, self.envelope.body)
+        """As the transport takes it; made once, for its row and for its way."""
+        if self._outgoing is None:
+            properties = to_properties(self.envelope, expiration_ms=self.expiration_ms)
+            object.__setattr__(self, "_outgoing", Outgoing(self.exchange, self.routing_key, properties, self.envelope.body))
+        assert self._outgoing is not None  # noqa: S101 - just made
+        return self._outgoing
 
     def to_waiting(self) -> Outgoing:
         """As an answer to a process that waits in memory: at most once, kept by nobody."""
@@ -135,10 +139,16 @@ async def append(connection: AsyncConnection, letters: Sequence[Letter], owner: 
     letters = await _in_order(connection, await _not_in_log(connection, letters))
     if not letters:
         return []
-    events = [_event_row(letter) for letter in letters if letter.is_event]
-    if events:
-        await connection.execute(_INSERT_EVENTS, events)
-    written = {row.id for row in await connection.execute(_INSERT, [_row(letter, owner) for letter in letters])}
+    rows = [_row(letter, owner) for letter in letters]
+    if connection.dialect.name == "postgresql":  # one round trip, and one statement for any number of rows
+        columns = {name: [row[name] for row in rows] for name in rows[0]}
+        found = await connection.execute(_INSERT_ALL, columns)
+    else:
+        events = [{name: row[name] for name in _LOGGED} for row in rows if row["event_id"] is not None]
+        if events:
+            await connection.execute(_INSERT_EVENTS, events)
+        found = await connection.execute(_INSERT, [{**row, "body": None if row["event_id"] else row["body"]} for row in rows])
+    written = {str(row.id) for row in found}
     return [letter for letter in letters if letter.envelope.id in written]
 
 
@@ -214,10 +224,7 @@ async def _in_order(connection: AsyncConnection, letters: Sequence[Letter]) -> S
             counts[letter.envelope.stream or "", letter.envelope.key or ""] += 1
     if not counts:
         return letters
-    following: dict[tuple[str, str], tuple[int, int | None]] = {}
-    for (stream, key), count in sorted(counts.items()):
-        row = (await connection.execute(_NEXT, {"stream": stream, "key": key, "bucket": bucket_of(key), "n": count - 1})).one()
-        following[stream, key] = (row.last - count + 1, row.prev)
+    following = await _take_places(connection, sorted(counts.items()))
     placed = []
     for letter in letters:
         place = (letter.envelope.stream or "", letter.envelope.key or "")
@@ -230,7 +237,21 @@ async def _in_order(connection: AsyncConnection, letters: Sequence[Letter]) -> S
     return placed
 
 
+async def _take_places(
+    connection: AsyncConnection, counts: Sequence[tuple[tuple[str, str], int]]
+) -> dict[tuple[str, str], tuple[int, int | None]]:
+    """For each (stream, key), in the order given: the first of `count` places of its own, and the place before."""
+    rows = [{"stream": stream, "key": key, "bucket": bucket_of(key), "n": count - 1} for (stream, key), count in counts]
+    if connection.dialect.name == "postgresql":
+        found = list(await connection.execute(_NEXT_ALL, {name: [row[name] for row in rows] for name in rows[0]}))
+    else:  # in this process, a statement costs no round trip
+        found = [(await connection.execute(_NEXT, row)).one() for row in rows]
+    sizes = dict(counts)
+    return {(row.stream, row.key): (row.last - sizes[row.stream, row.key] + 1, row.prev) for row in found}
+
+
 def _row(letter: Letter, owner: str) -> dict[str, Any]:
+    """The columns of its outbox row, and of its event's: one dictionary, so that its bytes are made once."""
     envelope = letter.envelope
     return {
         "id": envelope.id,
@@ -238,30 +259,16 @@ def _row(letter: Letter, owner: str) -> dict[str, Any]:
         "owner": owner if letter.after_us is None else None,
         "exchange": letter.exchange,
         "routing_key": letter.routing_key,
-        "mandatory": True,
         "properties": properties_text(letter.outgoing().properties),
-        "body": None if letter.is_event else envelope.body,
+        "body": envelope.body,
         "event_id": envelope.id if letter.is_event else None,
         "after_us": letter.after_us,
         "created_us": envelope.created_us,
-        "attempts": 0,
-    }
-
-
-def _event_row(letter: Letter) -> dict[str, Any]:
-    envelope = letter.envelope
-    return {
-        "id": envelope.id,
-        "bucket": envelope.bucket,
         "type": envelope.type,
         "key": envelope.key,
         "stream": envelope.stream,
         "seq": envelope.seq,
         "prev": envelope.prev,
-        "properties": properties_text(to_properties(envelope)),
-        "body": envelope.body,
-        "created_us": envelope.created_us,
-        "unrouted": False,
     }
 
 
@@ -277,12 +284,37 @@ _INSERT = (
     postgresql.insert(outbox)
     .values(
         due_us=now_us() + bindparam("after_us", type_=BigInteger()),     # null stays null: at once
-        **{column.name: bindparam(column.name) for column in outbox.c if column.name != "due_us"},
+        mandatory=True,
+        attempts=0,
+        **{column.name: bindparam(column.name) for column in outbox.c if column.name not in {"due_us", "mandatory", "attempts"}},
     )
     .on_conflict_do_nothing()
     .returning(outbox.c.id)
 )
-_INSERT_EVENTS = postgresql.insert(event_log).on_conflict_do_nothing()
+_LOGGED = ("id", "bucket", "type", "key", "stream", "seq", "prev", "properties", "body", "created_us")
+_INSERT_EVENTS = postgresql.insert(event_log).values(unrouted=False, **{name: bindparam(name) for name in _LOGGED}).on_conflict_do_nothing()
+_NOW = "(extract(epoch from clock_timestamp()) * 1000000)::bigint"
+_INSERT_ALL = text(f"""
+    WITH m AS MATERIALIZED (
+        SELECT * FROM unnest(
+            CAST(:id AS uuid[]), CAST(:bucket AS smallint[]), CAST(:owner AS uuid[]), CAST(:exchange AS text[]),
+            CAST(:routing_key AS text[]), CAST(:properties AS text[]), CAST(:body AS bytea[]), CAST(:event_id AS uuid[]),
+            CAST(:after_us AS bigint[]), CAST(:created_us AS bigint[]), CAST(:type AS text[]), CAST(:key AS text[]),
+            CAST(:stream AS text[]), CAST(:seq AS bigint[]), CAST(:prev AS bigint[])
+        ) AS m (id, bucket, owner, exchange, routing_key, properties, body, event_id, after_us, created_us, type, key, stream, seq, prev)
+    ), logged AS (
+        INSERT INTO eventplat_event_log (id, bucket, type, key, stream, seq, prev, properties, body, created_us, unrouted)
+        SELECT id, bucket, type, key, stream, seq, prev, properties, body, created_us, false FROM m WHERE event_id IS NOT NULL
+        ON CONFLICT DO NOTHING
+    )
+    INSERT INTO eventplat_outbox
+        (id, bucket, owner, exchange, routing_key, mandatory, properties, body, event_id, due_us, created_us, attempts)
+    SELECT id, bucket, owner, exchange, routing_key, true, properties, CASE WHEN event_id IS NULL THEN body END, event_id,
+        {_NOW} + after_us, created_us, 0
+    FROM m
+    ON CONFLICT DO NOTHING
+    RETURNING id
+""")
 _READ = (
     select(
         outbox.c.id, outbox.c.exchange, outbox.c.routing_key, outbox.c.mandatory, outbox.c.properties,
@@ -310,4 +342,17 @@ _NEXT = _first.on_conflict_do_update(
         "prev": sequence.c.last,
         "last": case((sequence.c.last >= now_us(), sequence.c.last + 1), else_=now_us()) + bindparam("n", type_=BigInteger()),
     },
-).returning(sequence.c.last, sequence.c.prev)
+).returning(sequence.c.stream, sequence.c.key, sequence.c.last, sequence.c.prev)
+# As _NEXT for several, locked in the order given: `EXCLUDED.last` is the clock and how many places more than one are asked for
+_NEXT_ALL = text(f"""
+    WITH clock AS MATERIALIZED (SELECT {_NOW} AS us)
+    INSERT INTO eventplat_sequence AS s (stream, key, bucket, last, prev)
+    SELECT m.stream, m.key, m.bucket, clock.us + m.n, NULL
+    FROM clock, unnest(CAST(:stream AS text[]), CAST(:key AS text[]), CAST(:bucket AS smallint[]), CAST(:n AS bigint[]))
+         WITH ORDINALITY AS m (stream, key, bucket, n, place)
+    ORDER BY m.place
+    ON CONFLICT (stream, key) DO UPDATE SET
+        prev = s.last,
+        last = GREATEST(s.last + 1 - (SELECT us FROM clock), 0) + EXCLUDED.last
+    RETURNING s.stream, s.key, s.last, s.prev
+""")
