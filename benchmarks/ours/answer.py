@@ -5,7 +5,7 @@ from __future__ import annotations
 from benchmarks.ours.shop import SERVICE, Price, Quote, run, settings
 from benchmarks.program import Job, job
 from eventplat import Context, Service
-from eventplat.lifecycle import until_signalled
+from eventplat.lifecycle import spare_the_collector, until_signalled
 from eventplat.process import Process
 
 
@@ -23,6 +23,7 @@ async def main(given: Job) -> None:
     database = given.variant == "database"
     process = Process([service(database=database)], gateway=False, settings=settings(given, prefetch=64))
     await process.start()
+    spare_the_collector()
     print("ready", flush=True)
     await until_signalled()
 

@@ -7,6 +7,7 @@ import asyncio
 from benchmarks.ours.shop import SERVICE, Placed, run, settings
 from benchmarks.program import Job, Meter, job
 from eventplat import Context, Service
+from eventplat.lifecycle import spare_the_collector
 from eventplat.process import Process
 
 
@@ -25,6 +26,7 @@ async def main(given: Job) -> None:
     meter, over = Meter(given), asyncio.Event()
     process = Process([service(given, meter, over)], gateway=False, settings=settings(given, prefetch=given.window))
     await process.start()
+    spare_the_collector()
     await over.wait()
     await process.stop()
     meter.report()

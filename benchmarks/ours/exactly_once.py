@@ -17,6 +17,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from benchmarks.ours.shop import SERVICE, Placed, Taken, run, settings
 from benchmarks.program import SKUS, Job, Meter, job
 from eventplat import Context, Service
+from eventplat.lifecycle import spare_the_collector
 from eventplat.process import Process
 
 LEFT = "SELECT (SELECT count(*) FROM bench.eventplat_inbox), (SELECT count(*) FROM bench.eventplat_outbox)"
@@ -84,6 +85,7 @@ async def main(given: Job) -> None:
     own = settings(given, prefetch=max(given.batch, 16), database_pool_size=given.options["workers"])
     process = Process([service(given, meter, over)], gateway=False, settings=own)
     await process.start()
+    spare_the_collector()
     await over.wait()
     connection = await asyncpg.connect(given.postgres)
     while tuple(await connection.fetchrow(LEFT)) != (given.total, 0):

@@ -9,6 +9,7 @@ import time
 from benchmarks.ours.shop import SERVICE, Placed, placed, run, settings
 from benchmarks.program import Job, job, spread
 from eventplat import Client, Context, Service
+from eventplat.lifecycle import spare_the_collector
 from eventplat.process import Process
 
 
@@ -25,6 +26,7 @@ async def main(given: Job) -> None:
     own = settings(given)
     process = Process([service], gateway=False, settings=own)
     await process.start()
+    spare_the_collector()
     async with Client(SERVICE, settings=own) as client:
         begun = time.perf_counter()
         for number in range(given.total):

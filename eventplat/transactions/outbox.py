@@ -48,6 +48,7 @@ from eventplat.messages.codec import to_properties
 from eventplat.messages.envelope import Envelope
 from eventplat.messages.ids import is_derived
 from eventplat.storage.tables import UUID, bucket, now_us, platform
+from eventplat.transactions import outbox_postgres
 from eventplat.transactions.owner import process
 from eventplat.transactions.stored import properties_text, to_outgoing
 
@@ -116,6 +117,10 @@ class Letter:
         """Whether it gets a place in its key's order; a delayed event does not, or its successors would wait for it."""
         return self.is_event and self.after_us is None and self.envelope.key is not None and self.envelope.stream is not None
 
+    def placed(self, seq: int | None, prev: int | None) -> Letter:
+        """With its place in its key's order."""
+        return self if seq is None else replace(self, envelope=replace(self.envelope, seq=seq, prev=prev))
+
     def outgoing(self) -> Outgoing:
         """As the transport takes it; made once, for its row and for its way."""
         if self._outgoing is None:
@@ -136,19 +141,19 @@ async def append(connection: AsyncConnection, letters: Sequence[Letter], owner: 
     Returns:
         Those that were written, as they will be sent, events with their order; not those whose id stands already.
     """
-    letters = await _in_order(connection, await _not_in_log(connection, letters))
+    letters = await _not_in_log(connection, letters)
     if not letters:
         return []
+    if connection.dialect.name == "postgresql":
+        places = await outbox_postgres.insert(connection, [_row(letter, owner) for letter in letters])
+        return [letter.placed(*places[letter.envelope.id]) for letter in letters if letter.envelope.id in places]
+    letters = await _in_order(connection, letters)
     rows = [_row(letter, owner) for letter in letters]
-    if connection.dialect.name == "postgresql":  # one round trip, and one statement for any number of rows
-        columns = {name: [row[name] for row in rows] for name in rows[0]}
-        found = await connection.execute(_INSERT_ALL, columns)
-    else:
-        events = [{name: row[name] for name in _LOGGED} for row in rows if row["event_id"] is not None]
-        if events:
-            await connection.execute(_INSERT_EVENTS, events)
-        found = await connection.execute(_INSERT, [{**row, "body": None if row["event_id"] else row["body"]} for row in rows])
-    written = {str(row.id) for row in found}
+    events = [{name: row[name] for name in _LOGGED} for row in rows if row["event_id"] is not None]
+    if events:
+        await connection.execute(_INSERT_EVENTS, events)
+    found = await connection.execute(_INSERT, [{**row, "body": None if row["event_id"] else row["body"]} for row in rows])
+    written = {row.id for row in found}
     return [letter for letter in letters if letter.envelope.id in written]
 
 
@@ -224,7 +229,10 @@ async def _in_order(connection: AsyncConnection, letters: Sequence[Letter]) -> S
             counts[letter.envelope.stream or "", letter.envelope.key or ""] += 1
     if not counts:
         return letters
-    following = await _take_places(connection, sorted(counts.items()))
+    following: dict[tuple[str, str], tuple[int, int | None]] = {}
+    for (stream, key), count in sorted(counts.items()):  # in this process, a statement costs no round trip
+        row = (await connection.execute(_NEXT, {"stream": stream, "key": key, "bucket": bucket_of(key), "n": count - 1})).one()
+        following[stream, key] = (row.last - count + 1, row.prev)
     placed = []
     for letter in letters:
         place = (letter.envelope.stream or "", letter.envelope.key or "")
@@ -233,21 +241,8 @@ async def _in_order(connection: AsyncConnection, letters: Sequence[Letter]) -> S
             continue
         seq, prev = following[place]
         following[place] = (seq + 1, seq)
-        placed.append(replace(letter, envelope=replace(letter.envelope, seq=seq, prev=prev)))
+        placed.append(letter.placed(seq, prev))
     return placed
-
-
-async def _take_places(
-    connection: AsyncConnection, counts: Sequence[tuple[tuple[str, str], int]]
-) -> dict[tuple[str, str], tuple[int, int | None]]:
-    """For each (stream, key), in the order given: the first of `count` places of its own, and the place before."""
-    rows = [{"stream": stream, "key": key, "bucket": bucket_of(key), "n": count - 1} for (stream, key), count in counts]
-    if connection.dialect.name == "postgresql":
-        found = list(await connection.execute(_NEXT_ALL, {name: [row[name] for row in rows] for name in rows[0]}))
-    else:  # in this process, a statement costs no round trip
-        found = [(await connection.execute(_NEXT, row)).one() for row in rows]
-    sizes = dict(counts)
-    return {(row.stream, row.key): (row.last - sizes[row.stream, row.key] + 1, row.prev) for row in found}
 
 
 def _row(letter: Letter, owner: str) -> dict[str, Any]:
@@ -269,6 +264,7 @@ def _row(letter: Letter, owner: str) -> dict[str, Any]:
         "stream": envelope.stream,
         "seq": envelope.seq,
         "prev": envelope.prev,
+        "takes_turn": letter.takes_turn,
     }
 
 
@@ -293,28 +289,6 @@ _INSERT = (
 )
 _LOGGED = ("id", "bucket", "type", "key", "stream", "seq", "prev", "properties", "body", "created_us")
 _INSERT_EVENTS = postgresql.insert(event_log).values(unrouted=False, **{name: bindparam(name) for name in _LOGGED}).on_conflict_do_nothing()
-_NOW = "(extract(epoch from clock_timestamp()) * 1000000)::bigint"
-_INSERT_ALL = text(f"""
-    WITH m AS MATERIALIZED (
-        SELECT * FROM unnest(
-            CAST(:id AS uuid[]), CAST(:bucket AS smallint[]), CAST(:owner AS uuid[]), CAST(:exchange AS text[]),
-            CAST(:routing_key AS text[]), CAST(:properties AS text[]), CAST(:body AS bytea[]), CAST(:event_id AS uuid[]),
-            CAST(:after_us AS bigint[]), CAST(:created_us AS bigint[]), CAST(:type AS text[]), CAST(:key AS text[]),
-            CAST(:stream AS text[]), CAST(:seq AS bigint[]), CAST(:prev AS bigint[])
-        ) AS m (id, bucket, owner, exchange, routing_key, properties, body, event_id, after_us, created_us, type, key, stream, seq, prev)
-    ), logged AS (
-        INSERT INTO eventplat_event_log (id, bucket, type, key, stream, seq, prev, properties, body, created_us, unrouted)
-        SELECT id, bucket, type, key, stream, seq, prev, properties, body, created_us, false FROM m WHERE event_id IS NOT NULL
-        ON CONFLICT DO NOTHING
-    )
-    INSERT INTO eventplat_outbox
-        (id, bucket, owner, exchange, routing_key, mandatory, properties, body, event_id, due_us, created_us, attempts)
-    SELECT id, bucket, owner, exchange, routing_key, true, properties, CASE WHEN event_id IS NULL THEN body END, event_id,
-        {_NOW} + after_us, created_us, 0
-    FROM m
-    ON CONFLICT DO NOTHING
-    RETURNING id
-""")
 _READ = (
     select(
         outbox.c.id, outbox.c.exchange, outbox.c.routing_key, outbox.c.mandatory, outbox.c.properties,
@@ -342,17 +316,4 @@ _NEXT = _first.on_conflict_do_update(
         "prev": sequence.c.last,
         "last": case((sequence.c.last >= now_us(), sequence.c.last + 1), else_=now_us()) + bindparam("n", type_=BigInteger()),
     },
-).returning(sequence.c.stream, sequence.c.key, sequence.c.last, sequence.c.prev)
-# As _NEXT for several, locked in the order given: `EXCLUDED.last` is the clock and how many places more than one are asked for
-_NEXT_ALL = text(f"""
-    WITH clock AS MATERIALIZED (SELECT {_NOW} AS us)
-    INSERT INTO eventplat_sequence AS s (stream, key, bucket, last, prev)
-    SELECT m.stream, m.key, m.bucket, clock.us + m.n, NULL
-    FROM clock, unnest(CAST(:stream AS text[]), CAST(:key AS text[]), CAST(:bucket AS smallint[]), CAST(:n AS bigint[]))
-         WITH ORDINALITY AS m (stream, key, bucket, n, place)
-    ORDER BY m.place
-    ON CONFLICT (stream, key) DO UPDATE SET
-        prev = s.last,
-        last = GREATEST(s.last + 1 - (SELECT us FROM clock), 0) + EXCLUDED.last
-    RETURNING s.stream, s.key, s.last, s.prev
-""")
+).returning(sequence.c.last, sequence.c.prev)
