@@ -41,9 +41,10 @@ def bars(title: str, unit: str, rows: Sequence[Bar]) -> str:
 
 def _row(row: Bar, top: float, scale: float) -> list[str]:
     middle, end = top + LINE / 2, LABELS + row.most * scale
+    width, colour = row.median * scale, OURS if row.is_ours else PEERS
     return [
         f'<text x="{LABELS - 8}" y="{middle + 4:.1f}" text-anchor="end">{escape(row.name)}</text>',
-        f'<rect x="{LABELS}" y="{top + 4:.1f}" width="{row.median * scale:.1f}" height="{LINE - 8}" fill="{OURS if row.is_ours else PEERS}"/>',
+        f'<rect x="{LABELS}" y="{top + 4:.1f}" width="{width:.1f}" height="{LINE - 8}" fill="{colour}"/>',
         f'<line x1="{LABELS + row.least * scale:.1f}" x2="{end:.1f}" y1="{middle:.1f}" y2="{middle:.1f}" stroke="{INK}"/>',
         f'<text x="{end + 6:.1f}" y="{middle + 4:.1f}">{number(row.median)}</text>',
     ]

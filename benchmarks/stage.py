@@ -33,7 +33,7 @@ from eventplat.service.endpoint import topology
 from tests.servers import PostgresServer, RabbitServer
 
 HERE = Path(__file__).parent
-PEERS_PYTHON = HERE.parent / ".venv-bench/bin/python"
+PEERS_PYTHON: Path | None = HERE.parent / ".venv-bench/bin/python"   # None: our own
 TIMEOUT_S = 180.0
 FILL_BATCH = 512
 
@@ -127,8 +127,12 @@ class Stage:
         with self._channel() as channel:
             return int(channel.queue_declare(queue, passive=True).method.message_count)
 
+    def queues(self) -> list[str]:
+        """The queues of this run that are still to be deleted."""
+        return list(self._queues)
+
     def clear(self) -> None:
-        """Delete the queues of this run."""
+        """Delete them."""
         with self._channel() as channel:
             for name in self._queues:
                 channel.queue_delete(name)
@@ -141,7 +145,8 @@ class Stage:
             ProgramFailed: With what it wrote.
         """
         with self.beside(job.options.pop("beside", ""), job):
-            done = subprocess.run(self._command(program, job), cwd=HERE.parent, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+            command = self._command(program, job)
+            done = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
         if "BENCH_PROFILE" in os.environ:
             sys.stderr.write(done.stderr)
         lines = done.stdout.splitlines()
@@ -170,7 +175,7 @@ class Stage:
         if program == "limit.c":
             port, what = self.amqp.rstrip("/").rpartition(":")[2], job.variant or "publish"
             return [str(self.limit), what, port, job.queue, *map(str, (job.count, job.warm, job.window))]
-        python = sys.executable if program.startswith("ours/") else str(PEERS_PYTHON)
+        python = sys.executable if program.startswith("ours/") or PEERS_PYTHON is None else str(PEERS_PYTHON)
         return [python, "-m", f"benchmarks.{program.replace('/', '.')}", job.text()]
 
     async def _declare(self, service: Service[None]) -> None:

@@ -39,7 +39,8 @@ async def main(given: Job) -> None:
 async def _fill(out: Outgoings, count: int) -> None:
     envelopes, note = sender(), "x" * 460
     for start in range(0, count, ROWS):
-        letters = [envelopes.letter(Taken(order_id=f"{n:08}{note}", quantity=1), cause=None) for n in range(start, min(start + ROWS, count))]
+        events = [Taken(order_id=f"{number:08}{note}", quantity=1) for number in range(start, min(start + ROWS, count))]
+        letters = [envelopes.letter(event, cause=None) for event in events]
         async with out.database.transaction() as connection:
             await outbox.append(connection, letters, DEAD)
 

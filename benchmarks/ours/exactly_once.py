@@ -88,7 +88,7 @@ async def main(given: Job) -> None:
     spare_the_collector()
     await over.wait()
     connection = await asyncpg.connect(given.postgres)
-    while tuple(await connection.fetchrow(LEFT)) != (given.total, 0):
+    while tuple(await connection.fetchrow(LEFT) or ()) != (given.total, 0):
         await asyncio.sleep(0.005)
     meter.end()
     await connection.close()

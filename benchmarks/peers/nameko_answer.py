@@ -4,10 +4,10 @@ import eventlet
 
 eventlet.monkey_patch()
 
-from nameko.containers import ServiceContainer  # noqa: E402
-from nameko.rpc import rpc  # noqa: E402
+from nameko.containers import ServiceContainer
+from nameko.rpc import rpc
 
-from benchmarks.program import job  # noqa: E402
+from benchmarks.program import job
 
 given = job()
 

@@ -4,18 +4,19 @@ import eventlet
 
 eventlet.monkey_patch()
 
-import time  # noqa: E402
-from collections import deque  # noqa: E402
+import time
+from collections import deque
+from typing import Any
 
-from nameko.standalone.rpc import ClusterRpcProxy  # noqa: E402
+from nameko.standalone.rpc import ClusterRpcProxy
 
-from benchmarks.program import Meter, job, order, spread  # noqa: E402
+from benchmarks.program import Meter, job, order, spread
 
 given = job()
 meter = Meter(given)
 took: list[float] = []
 with ClusterRpcProxy({"AMQP_URI": given.amqp, "serializer": "json"}) as rpc:
-    asked: deque = deque()  # type: ignore[type-arg]
+    asked: deque[tuple[float, Any]] = deque()
     for number in range(given.total + given.window):
         if number >= given.window:
             began, answer = asked.popleft()

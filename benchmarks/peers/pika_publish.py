@@ -24,7 +24,7 @@ def on_channel(channel: Any) -> None:
 
 
 def fill(channel: Any) -> None:
-    global sent  # noqa: PLW0603
+    global sent
     properties = pika.BasicProperties(content_type="application/json", delivery_mode=2)
     while sent < given.total and len(unconfirmed) < given.window:
         channel.basic_publish("", given.queue, order_body(sent), properties, mandatory=True)

@@ -23,8 +23,8 @@ from typing import Any
 
 from eventplat.broker.rabbitmq_acks import Acks
 from eventplat.broker.rabbitmq_connection import Backoff, Channel, ChannelEnded, Link, resolve
-from eventplat.broker.rabbitmq_properties import delivery_count, from_pika
 from eventplat.broker.rabbitmq_frames import Arrived
+from eventplat.broker.rabbitmq_properties import delivery_count, from_pika
 from eventplat.broker.rabbitmq_wire import deliver_directly
 from eventplat.broker.topology import Queue
 from eventplat.broker.transport import Receive

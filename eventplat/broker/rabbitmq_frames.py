@@ -15,10 +15,10 @@ Source: AMQP 0-9-1, 2.3.5, 4.2.3-4.2.6; RabbitMQ, "AMQP 0-9-1 Errata", field typ
 
 from __future__ import annotations
 
-from collections.abc import Container
+import struct
+from collections.abc import Callable, Container
 from functools import lru_cache
 from struct import Struct
-from struct import error as StructError
 from typing import Any, NamedTuple
 
 from pika.data import decode_value
@@ -78,7 +78,7 @@ def to_frames(channel: int, message: Outgoing, *, body_max: int) -> bytes | None
     headers = _headers(properties.headers)
     if headers is None:
         return None
-    flags, parts = MODE, [b""]
+    flags, parts = MODE, []
     if properties.content_type is not None:
         flags |= CONTENT_TYPE
         parts.append(_word(properties.content_type))
@@ -86,30 +86,11 @@ def to_frames(channel: int, message: Outgoing, *, body_max: int) -> bytes | None
         flags |= HEADERS
         parts += (_SIZE.pack(len(headers)), headers)
     parts.append(_PERSISTENT if message.persistent else _TRANSIENT)
-    if properties.correlation_id is not None:
-        flags |= CORRELATION_ID
-        parts.append(_short(properties.correlation_id))
-    if properties.reply_to is not None:
-        flags |= REPLY_TO
-        parts.append(_word(properties.reply_to))
-    if properties.expiration is not None:
-        flags |= EXPIRATION
-        parts.append(_short(properties.expiration))
-    if properties.message_id is not None:
-        flags |= MESSAGE_ID
-        parts.append(_short(properties.message_id))
-    if properties.timestamp is not None:
-        flags |= TIMESTAMP
-        parts.append(_NUMBER.pack(properties.timestamp))
-    if properties.type is not None:
-        flags |= TYPE
-        parts.append(_word(properties.type))
-    if properties.user_id is not None:
-        flags |= USER_ID
-        parts.append(_word(properties.user_id))
-    if properties.app_id is not None:
-        flags |= APP_ID
-        parts.append(_word(properties.app_id))
+    for flag, name, encode in _FIELDS:
+        value = getattr(properties, name)
+        if value is not None:
+            flags |= flag
+            parts.append(encode(value))
     size = len(body)
     plain = b"".join(parts)
     head = _HEADER.pack(HEADER, channel, 14 + len(plain), 60, 0, size, flags)
@@ -152,6 +133,11 @@ def _short(text: str) -> bytes:
 
 
 _word = lru_cache(WORDS)(_short)                 # of what comes again and again
+_FIELDS: tuple[tuple[int, str, Callable[[Any], bytes]], ...] = (
+    (CORRELATION_ID, "correlation_id", _short), (REPLY_TO, "reply_to", _word), (EXPIRATION, "expiration", _short),
+    (MESSAGE_ID, "message_id", _short), (TIMESTAMP, "timestamp", _NUMBER.pack), (TYPE, "type", _word), (USER_ID, "user_id", _word),
+    (APP_ID, "app_id", _word),
+)  # fmt: skip
 
 
 # --- receiving ------------------------------------------------------------------------------------
@@ -172,7 +158,7 @@ def read_deliveries(buffer: bytes, known: Container[tuple[int, bytes]]) -> tuple
                 break
             one, at = found
             arrived.append(one)
-    except (_NotPlain, UnicodeDecodeError, IndexError, StructError):
+    except (_NotPlain, UnicodeDecodeError, IndexError, struct.error):
         pass  # pika reads it, or says what is wrong with it
     return arrived, at
 

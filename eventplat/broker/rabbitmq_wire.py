@@ -150,7 +150,7 @@ def read_more(connection: AsyncioConnection) -> None:
     """Let an open connection take `READ_BYTES` from its socket at a time."""
     transport: Any = getattr(connection, "_transport", None)
     if hasattr(transport, "_MAX_RECV_BYTES"):
-        transport._MAX_RECV_BYTES = READ_BYTES  # noqa: SLF001 - looked for above
+        transport._MAX_RECV_BYTES = READ_BYTES
 
 
 def cut(connection: AsyncioConnection) -> None:

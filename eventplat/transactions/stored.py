@@ -13,7 +13,6 @@ from typing import Any
 from eventplat.broker.transport import Outgoing
 from eventplat.messages.codec import Properties
 
-
 _NAMES = tuple(each.name for each in fields(Properties))
 _ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 

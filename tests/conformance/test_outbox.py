@@ -7,6 +7,7 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Select, delete, func, select, update
@@ -314,15 +315,17 @@ def test_what_a_row_keeps_is_what_was_sent_with_its_place_in_the_order(url: str)
                 ids = [work.publish(Placed(order_id=key, n=n)) for n, key in enumerate(("a", "z", "größe", "a", "Z", "a"))]
                 ids.append(work.send(Pack(order_id="a")))
                 work.publish(Placed(order_id="a"), after_s=3_600)
-            kept = dict(await one.rows(select(outbox.c.id, outbox.c.properties)))
-            logged = dict(await one.rows(select(event_log.c.id, event_log.c.properties)))
+            kept = {id_: text for id_, text in await one.rows(select(outbox.c.id, outbox.c.properties))}  # noqa: C416
+            logged = {id_: text for id_, text in await one.rows(select(event_log.c.id, event_log.c.properties))}  # noqa: C416
             numbers = {id_: (seq, prev) for id_, seq, prev in await one.rows(select(event_log.c.id, event_log.c.seq, event_log.c.prev))}
             one.broker.is_away = False
             await until(lambda: len(one.broker.sent) == 1 + len(ids))
             sent = {outgoing.properties.message_id: outgoing.properties for outgoing in one.broker.sent}
             assert {id_: kept[id_] for id_ in sent} == {id_: properties_text(properties) for id_, properties in sent.items()}
             assert logged == {id_: kept[id_] for id_ in logged}
-            heads = {id_: (properties.headers.get("seq"), properties.headers.get("prev")) for id_, properties in sent.items()}
+            heads: dict[object, tuple[Any, Any]] = {
+                id_: (properties.headers.get("seq"), properties.headers.get("prev")) for id_, properties in sent.items()
+            }
             assert {id_: numbers[id_] for id_ in ids[:-1]} == {id_: heads[id_] for id_ in ids[:-1]}
             first, second, third = (heads[ids[n]] for n in (0, 3, 5))
             assert (second, third) == ((first[0] + 1, first[0]), (first[0] + 2, first[0] + 1))
