@@ -7,6 +7,7 @@ MAKEFLAGS += --no-print-directory
 
 VENV := .venv
 BIN := $(VENV)/bin
+PEERS := .venv-bench
 ARGS ?=
 FIND_PYTHON := for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	if $$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then break; fi; python=; done; \
@@ -34,7 +35,7 @@ check: $(VENV)/.installed-dev  ## ruff, mypy --strict, the import rules, pyright
 	$(BIN)/lint-imports --no-cache
 	if [ -d tests/typing ]; then $(BIN)/pyright --pythonpath $(BIN)/python tests/typing; fi
 
-bench: $(VENV)/.installed-dev  ## Measure eventplat on RabbitMQ and PostgreSQL
+bench: $(VENV)/.installed-dev $(PEERS)/.installed  ## Measure eventplat beside its peers (ARGS="--suite publish --rounds 3", "--quick")
 	$(BIN)/python -m benchmarks $(ARGS)
 
 campaign-faults: $(VENV)/.installed-dev  ## Kill services, broker and database at every crash point, for long
@@ -59,11 +60,15 @@ lock: pyproject.toml  ## Pin the newest releases that pyproject.toml allows (LOC
 	"$$room/bin/pip" freeze --local --exclude eventplat > "$$room/run"; \
 	"$$room/bin/pip" install --quiet $(LOCK_OPTIONS) --constraint "$$room/run" --group dev; \
 	"$$room/bin/pip" freeze --local --exclude eventplat > "$$room/dev"; \
-	cp "$$room/run" requirements.lock; cp "$$room/dev" requirements-dev.lock; \
-	wc -l requirements.lock requirements-dev.lock
+	$$python -m venv "$$room/peers"; \
+	"$$room/peers/bin/pip" install --quiet --upgrade 'pip>=25.1'; \
+	"$$room/peers/bin/pip" install --quiet $(LOCK_OPTIONS) --group bench; \
+	"$$room/peers/bin/pip" freeze --local > "$$room/bench"; \
+	cp "$$room/run" requirements.lock; cp "$$room/dev" requirements-dev.lock; cp "$$room/bench" requirements-bench.lock; \
+	wc -l requirements.lock requirements-dev.lock requirements-bench.lock
 
 clean:  ## Remove what can be made again: .venv, caches, the demo's data
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .eventplat build dist
+	rm -rf $(VENV) $(PEERS) benchmarks/results .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .eventplat build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 venv: $(VENV)/.installed-dev
@@ -75,4 +80,9 @@ $(VENV)/.installed: pyproject.toml requirements.lock
 
 $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements-dev.lock
+	@touch $@
+
+$(PEERS)/.installed: requirements-bench.lock
+	@$(FIND_PYTHON); [ -x $(PEERS)/bin/python ] || $$python -m venv $(PEERS)
+	$(PEERS)/bin/pip install --quiet --disable-pip-version-check --requirement requirements-bench.lock
 	@touch $@

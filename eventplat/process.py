@@ -22,7 +22,7 @@ from eventplat.broker.topology import Names, Topology
 from eventplat.broker.transport import Transport
 from eventplat.clock import Clock, SystemClock
 from eventplat.errors import SettingsError
-from eventplat.lifecycle import stop_all, until_signalled
+from eventplat.lifecycle import spare_the_collector, stop_all, until_signalled
 from eventplat.messages.ids import Chance
 from eventplat.observability.logs import configure
 from eventplat.observability.monitor import Monitor, MonitorApp
@@ -170,6 +170,7 @@ def run(*services: Service[Any], gateway: bool = True, settings: Settings | None
 
 async def _serve(process: Process) -> None:
     await process.start()
+    spare_the_collector()
     try:
         if process.server is not None:
             logger.info("gateway: %s  docs: %s/docs", process.url, process.url)

@@ -95,7 +95,8 @@ class Consumer:
     def _fill(self) -> None:
         self._is_filling = False
         while self._waiting and len(self._running) < self.concurrency and not self._is_over:
-            taken = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._batch))]
+            taken = [self._waiting.popleft()]
+            taken += [self._waiting.popleft() for _ in range(min(len(self._waiting), self._batch - 1))]
             task = asyncio.create_task(self._handle(taken))
             self._running[task] = len(taken)
             task.add_done_callback(self._ended)

@@ -18,12 +18,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from itertools import count
 from typing import Any, NamedTuple
 
 from eventplat.broker.rabbitmq_acks import Acks
 from eventplat.broker.rabbitmq_connection import Backoff, Channel, ChannelEnded, Link, resolve
+from eventplat.broker.rabbitmq_frames import Arrived
 from eventplat.broker.rabbitmq_properties import delivery_count, from_pika
+from eventplat.broker.rabbitmq_wire import deliver_directly
 from eventplat.broker.topology import Queue
 from eventplat.broker.transport import Receive
 from eventplat.errors import BrokerUnavailable, TopologyMissing
@@ -53,27 +56,28 @@ class RabbitDelivery:
     """One message, bound to the channel it came on."""
 
     __slots__ = (
-        "_is_settled", "_source", "_tag", "body", "delivery_count", "exchange", "properties", "queue", "redelivered", "routing_key",
+        "_is_settled", "_source", "body", "delivery_count", "exchange", "properties", "queue", "redelivered", "routing_key", "tag",
     )
 
-    def __init__(self, source: Attachment, queue: str, method: Any, properties: Properties, body: bytes, count: int) -> None:
-        self._source, self._tag, self._is_settled = source, int(method.delivery_tag), False
-        self.queue, self.properties, self.body, self.delivery_count = queue, properties, body, count
-        self.exchange: str = method.exchange
-        self.routing_key: str = method.routing_key
-        self.redelivered: bool = method.redelivered
+    def __init__(
+        self, source: Attachment, tag: int, queue: str, exchange: str, routing_key: str, redelivered: bool, properties: Properties,
+        body: bytes, count: int,
+    ) -> None:  # fmt: skip
+        self._source, self.tag, self._is_settled = source, tag, False
+        self.queue, self.exchange, self.routing_key, self.redelivered = queue, exchange, routing_key, redelivered
+        self.properties, self.body, self.delivery_count = properties, body, count
 
     def ack(self) -> None:
         if self._settles():
-            self._source.ack(self._tag)
+            self._source.ack(self.tag)
 
     def requeue(self) -> None:
         if self._settles():
-            self._source.reject(self._tag, requeue=True)
+            self._source.reject(self.tag, requeue=True)
 
     def dead_letter(self) -> None:
         if self._settles():
-            self._source.reject(self._tag, requeue=False)
+            self._source.reject(self.tag, requeue=False)
 
     def _settles(self) -> bool:
         first, self._is_settled = not self._is_settled, True
@@ -91,8 +95,9 @@ class Attachment:
         self.is_consuming = False
         self.number, self.received = next(_numbers), 0
         self._tag = ""
+        self._forget: Callable[[], None] = lambda: None
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        channel.ended.add_done_callback(lambda ended: resolve(self.ended, str(ended.result())))
+        channel.ended.add_done_callback(self._on_ended)
 
     async def begin(self, prefetch: int) -> None:
         """Declare what is exclusive, then consume.
@@ -109,6 +114,7 @@ class Attachment:
             await ask(raw.basic_qos, prefetch_count=prefetch)
             raw.add_on_cancel_callback(self._on_cancel)
             self._tag = f"{self._queue.name}#{raw.channel_number}"
+            self._forget = deliver_directly(raw, self._tag, self._on_arrived)
             await ask(
                 raw.basic_consume, queue=self._queue.name, on_message_callback=self._on_message,
                 auto_ack=not self._needs_acks, exclusive=not self._needs_acks, consumer_tag=self._tag,
@@ -121,6 +127,7 @@ class Attachment:
     async def stop(self) -> None:
         """No new deliveries; the channel stays until those it brought are settled."""
         self._is_stopping = True
+        self._forget()  # what comes before the broker knows is pika's to give back
         try:
             await self._channel.ask(self._channel.raw.basic_cancel, consumer_tag=self._tag)
         except ChannelEnded as ended:
@@ -171,13 +178,28 @@ class Attachment:
     def _on_cancel(self, _: Any) -> None:
         self.end("the broker cancelled the consumer")
 
+    def _on_ended(self, ended: asyncio.Future[ChannelEnded]) -> None:
+        self._forget()
+        resolve(self.ended, str(ended.result()))
+
     def _on_message(self, _: Any, method: Any, properties: Any, body: bytes) -> None:
+        count = delivery_count(properties, redelivered=method.redelivered)
+        self._hand_over(RabbitDelivery(
+            self, int(method.delivery_tag), self._queue.name, method.exchange, method.routing_key, method.redelivered,
+            from_pika(properties), body, count,
+        ))  # fmt: skip
+
+    def _on_arrived(self, it: Arrived) -> None:
+        count = int(it.redelivered) if it.deliveries is None else it.deliveries
+        self._hand_over(RabbitDelivery(
+            self, it.delivery_tag, self._queue.name, it.exchange, it.routing_key, it.redelivered, it.properties, it.body, count
+        ))  # fmt: skip
+
+    def _hand_over(self, delivery: RabbitDelivery) -> None:
         self.is_consuming = True  # a turn before `begin` hears of it
         self.received += 1
         if self._needs_acks:
-            self._acks.delivered(method.delivery_tag)
-        count = delivery_count(properties, redelivered=method.redelivered)
-        delivery = RabbitDelivery(self, self._queue.name, method, from_pika(properties), body, count)
+            self._acks.delivered(delivery.tag)
         try:
             self._receive(delivery)
         except Exception:  # a bug of the caller must not take the connection with it

@@ -16,6 +16,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, cast, overload
 
 from typing_extensions import TypeVar
@@ -88,7 +89,7 @@ class Handler:
     saga_version: int = 1
     saga_timeout_s: float | None = None
 
-    @property
+    @cached_property
     def is_async(self) -> bool:
         """Whether it runs on the loop; a `def` runs in a thread."""
         return inspect.iscoroutinefunction(self.function)

@@ -7,6 +7,7 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Select, delete, func, select, update
@@ -31,6 +32,7 @@ from eventplat.transactions.dispatch import Dispatcher
 from eventplat.transactions.outbox import event_log, outbox, sequence
 from eventplat.transactions.owner import Owner, process
 from eventplat.transactions.relay import Relay
+from eventplat.transactions.stored import properties_text
 from eventplat.transactions.unit_of_work import Sender, Transactions
 from tests.conformance.stage import until
 
@@ -300,6 +302,34 @@ def test_the_order_of_a_key_has_no_fork_and_no_gap_over_twenty_concurrent_transa
                 while place in following:
                     place, chain = following.pop(place), chain + 1
                 assert chain == count                           # and from the first one reaches the last
+
+    asyncio.run(test())
+
+
+def test_what_a_row_keeps_is_what_was_sent_with_its_place_in_the_order(url: str) -> None:
+    async def test() -> None:
+        async with instance(url) as one:
+            one.broker.is_away = True
+            await one.publish(Placed(order_id="a"))
+            async with one.transactions.begin() as work:
+                ids = [work.publish(Placed(order_id=key, n=n)) for n, key in enumerate(("a", "z", "größe", "a", "Z", "a"))]
+                ids.append(work.send(Pack(order_id="a")))
+                work.publish(Placed(order_id="a"), after_s=3_600)
+            kept = {id_: text for id_, text in await one.rows(select(outbox.c.id, outbox.c.properties))}  # noqa: C416
+            logged = {id_: text for id_, text in await one.rows(select(event_log.c.id, event_log.c.properties))}  # noqa: C416
+            numbers = {id_: (seq, prev) for id_, seq, prev in await one.rows(select(event_log.c.id, event_log.c.seq, event_log.c.prev))}
+            one.broker.is_away = False
+            await until(lambda: len(one.broker.sent) == 1 + len(ids))
+            sent = {outgoing.properties.message_id: outgoing.properties for outgoing in one.broker.sent}
+            assert {id_: kept[id_] for id_ in sent} == {id_: properties_text(properties) for id_, properties in sent.items()}
+            assert logged == {id_: kept[id_] for id_ in logged}
+            heads: dict[object, tuple[Any, Any]] = {
+                id_: (properties.headers.get("seq"), properties.headers.get("prev")) for id_, properties in sent.items()
+            }
+            assert {id_: numbers[id_] for id_ in ids[:-1]} == {id_: heads[id_] for id_ in ids[:-1]}
+            first, second, third = (heads[ids[n]] for n in (0, 3, 5))
+            assert (second, third) == ((first[0] + 1, first[0]), (first[0] + 2, first[0] + 1))
+            assert (heads[ids[1]][1], heads[ids[-1]]) == (None, (None, None))
 
     asyncio.run(test())
 
