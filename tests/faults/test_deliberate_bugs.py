@@ -93,7 +93,7 @@ def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     """A run of each bug whose test was asked for. Many at once: most of a red run is a wait that ends in vain."""
     urls = dict(zip(URLS, (rabbitmq_url(), postgres_url()), strict=True))
     functions = [item for item in request.session.items if isinstance(item, pytest.Function) and item.path == Path(__file__)]
-    asked: list[Bug] = [item.callspec.params["bug"] for item in functions if hasattr(item, "callspec")]
+    asked = [bug for item in functions if isinstance(bug := getattr(item, "callspec", None) and item.callspec.params["bug"], Bug)]
 
     def one(bug: Bug) -> Run:
         return run(patched(tmp_path_factory.mktemp(bug.path.stem) / "house", bug), bug.red, urls)
