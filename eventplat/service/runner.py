@@ -138,8 +138,8 @@ class Runner:
         if self._caller.orchestrator is not None:
             queue = replies_queue(self.service.name, self.names)
             process = partial(self._caller.orchestrator.process, self.pipeline.reliably)
-            room = {"prefetch": self._settings.prefetch, "concurrency": self._room}
-            consumers.append(Consumer(self._transport, queue, one_by_one(process), **room))
+            prefetch = self._settings.prefetch
+            consumers.append(Consumer(self._transport, queue, one_by_one(process), prefetch=prefetch, concurrency=self._room))
         return consumers
 
     def _consumer_of(self, endpoint: Endpoint) -> Consumer:
