@@ -142,21 +142,24 @@ class Runner:
         if self._caller.orchestrator is not None:
             queue = replies_queue(self.service.name, self.names)
             process = partial(self._caller.orchestrator.process, self.pipeline.reliably)
-            room = {"prefetch": self._settings.prefetch, "concurrency": self._room}
-            consumers.append(Consumer(self._transport, queue, one_by_one(process), **room))
+            prefetch = self._settings.prefetch
+            consumers.append(Consumer(self._transport, queue, one_by_one(process), prefetch=prefetch, concurrency=self._room))
         return consumers
 
     def _consumer_of(self, endpoint: Endpoint) -> Consumer:
         handler, queue, prefetch = endpoint.handler, endpoint.queue(self.names), self._settings.prefetch
         if handler.batch > 1:  # one batch at a time unless asked for: handlers that lock rows would wait for each other
             batches = Batches(self.pipeline, endpoint)
-            room = {"prefetch": max(prefetch, BATCHES_AHEAD * handler.batch), "concurrency": handler.concurrency or 1}
-            return Consumer(self._transport, queue, batches.process, batch=handler.batch, **room)
+            prefetch, concurrency = max(prefetch, BATCHES_AHEAD * handler.batch), handler.concurrency or 1
+            return Consumer(
+                self._transport, queue, batches.process, prefetch=prefetch, concurrency=concurrency, batch=handler.batch, clock=self._clock
+            )
         process = one_by_one(partial(self._process_of(endpoint), endpoint))
         concurrency = 1 if handler.ordered else min(handler.concurrency or prefetch, self._room)
         if handler.is_saga:  # a rush begins no more than its answers let end: they would time out behind the beginnings
             concurrency = max(concurrency // ANSWERS_PER_START, 1)
-        return Consumer(self._transport, queue, process, prefetch=max(prefetch, concurrency), concurrency=concurrency)
+        clock = None if handler.ordered else self._clock
+        return Consumer(self._transport, queue, process, prefetch=max(prefetch, concurrency), concurrency=concurrency, clock=clock)
 
     def _process_of(self, endpoint: Endpoint) -> Callable[[Endpoint, Delivery], Awaitable[None]]:
         if not self.service.has_database:

@@ -129,6 +129,12 @@ def test_the_header_does_not_choose_the_algorithm(algorithm: str, signature: str
         verifier().verify(said)
 
 
+@pytest.mark.parametrize("algorithm", ["RS512", "PS256"])
+def test_an_algorithm_that_is_not_configured_is_refused_with_the_right_key_too(algorithm: str) -> None:
+    with pytest.raises(BadToken):
+        verifier().verify(token(algorithm=algorithm))
+
+
 PUBLIC_SPELLINGS = {
     "pem": PUBLIC.encode(),
     "pem, stripped": PUBLIC.strip().encode(),
