@@ -12,7 +12,7 @@ FIND_PYTHON := for python in python3 python3.14 python3.13 python3.12 python3.11
 	if $$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then break; fi; python=; done; \
 	if [ -z "$$python" ]; then echo "no Python >= 3.11 with venv; as root: apt-get install -y python3 python3-venv" >&2; exit 1; fi
 
-.PHONY: help demo test check bench campaign-faults campaign-compose lock compose-env clean venv
+.PHONY: help demo test check bench campaign-faults campaign-partitions campaign-compose lock compose-env clean venv
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 20
@@ -35,6 +35,9 @@ bench: $(VENV)/.installed-dev  ## Measure eventplat on RabbitMQ and PostgreSQL
 
 campaign-faults: $(VENV)/.installed-dev  ## Kill services, broker and database at every crash point, for long
 	$(BIN)/python -m tests.faults.campaign $(ARGS)
+
+campaign-partitions: $(VENV)/.installed-dev  ## An ordered handler in 1, 3 and 1 processes under traffic (ARGS="--events 50000")
+	$(BIN)/python -m tests.faults.partitions $(ARGS)
 
 campaign-compose: .env $(VENV)/.installed  ## The demo against containers, which are killed meanwhile (ARGS="--count 300")
 	export COMPOSE_PROJECT_NAME=eventplat-campaign; \

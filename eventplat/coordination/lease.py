@@ -77,6 +77,11 @@ class Leases:
         self._database, self._clock = database, clock
         self._held: dict[str, _Held] = {}
 
+    @property
+    def names(self) -> frozenset[str]:
+        """Everything that was taken and neither released nor found to be lost."""
+        return frozenset(self._held)
+
     def holds(self, name: str) -> bool:
         """Whether this process may act for `name` now: for two thirds of a term after it was last renewed."""
         return self.remaining_s(name) > 0
