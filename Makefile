@@ -13,11 +13,11 @@ FIND_PYTHON := for python in python3 python3.14 python3.13 python3.12 python3.11
 	if $$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then break; fi; python=; done; \
 	if [ -z "$$python" ]; then echo "no Python >= 3.11 with venv; as root: apt-get install -y python3 python3-venv" >&2; exit 1; fi
 
-.PHONY: help demo test check bench campaign-faults campaign-messages campaign-restarts campaign-cluster campaign-memory \
-	campaign-brokers campaign-compose lock compose-env clean venv
+.PHONY: help demo test check bench campaign-faults campaign-messages campaign-partitions campaign-restarts campaign-cluster \
+	campaign-memory campaign-brokers campaign-compose lock compose-env clean venv
 
 help:  ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 22
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 24
 
 demo: $(VENV)/.installed  ## Run the shop in one process and check every unit of stock and money (ARGS="--count 1000")
 	rm -rf .eventplat/demo
@@ -56,6 +56,9 @@ campaign-memory: $(VENV)/.installed-dev  ## Ten minutes, the broker down for fiv
 
 campaign-brokers: $(VENV)/.installed-dev  ## Transport suite and messages on RabbitMQ images, deprecated features denied (ARGS="rabbitmq:4")
 	$(BIN)/python -m tests.faults.brokers $(ARGS)
+
+campaign-partitions: $(VENV)/.installed-dev  ## An ordered handler in 1, 3 and 1 processes under traffic (ARGS="--events 50000")
+	$(BIN)/python -m tests.faults.partitions $(ARGS)
 
 campaign-compose: .env $(VENV)/.installed  ## The demo against containers, which are killed meanwhile (ARGS="--count 300")
 	export COMPOSE_PROJECT_NAME=eventplat-campaign; \

@@ -29,7 +29,7 @@ from eventplat.observability.monitor import Monitor, MonitorApp
 from eventplat.observability.pulse import Pulse, pulse_path
 from eventplat.security.grant import GrantVerifier
 from eventplat.security.keys import ensure_keys
-from eventplat.service.endpoint import topology
+from eventplat.service.endpoint import partitions_there, topology
 from eventplat.service.runner import Runner
 from eventplat.service.service import Service
 from eventplat.settings import Settings, load
@@ -180,16 +180,19 @@ async def _serve(process: Process) -> None:
 
 
 async def apply_topology(services: Sequence[Service[Any]], settings: Settings, *, dry_run: bool = False) -> Topology:
-    """Declare what `services` and the gateway need; returns it."""
+    """Declare what `services` and the gateway need; returns it. What is there is not asked for in a dry run."""
     names = Names(settings.prefix)
     wanted = Topology(names.exchanges())
-    for service in services:
-        wanted |= topology(service, names)
-    if not dry_run:
-        transport = open_transport(settings.broker(), name="topology", clock=SystemClock())
-        await transport.open()
-        try:
-            await transport.declare(wanted)
-        finally:
-            await transport.close()
+    if dry_run:
+        for service in services:
+            wanted |= topology(service, names)
+        return wanted
+    transport = open_transport(settings.broker(), name="topology", clock=SystemClock())
+    await transport.open()
+    try:
+        for service in services:
+            wanted |= topology(service, names, await partitions_there(transport, service, names))
+        await transport.declare(wanted)
+    finally:
+        await transport.close()
     return wanted

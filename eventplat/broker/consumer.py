@@ -55,7 +55,7 @@ class Consumer:
         self._transport, self._process = transport, process
         self._prefetch, self.concurrency, self._batch = prefetch, concurrency, batch
         self._waiting: deque[Delivery] = deque()
-        self._running: dict[asyncio.Task[None], int] = {}    # and how many deliveries each has
+        self._running: dict[asyncio.Task[None], Sequence[Delivery]] = {}
         self._subscription: Subscription | None = None
         self._clock, self._measured = clock, Prefetch(slots=concurrency, batch=batch, most=prefetch)
         self._changing: asyncio.Task[None] | None = None
@@ -63,9 +63,14 @@ class Consumer:
         self._is_over = False
 
     @property
+    def queues(self) -> tuple[str, ...]:
+        """The names of the queues that it is there for."""
+        return (self.queue.name,)
+
+    @property
     def in_flight(self) -> int:
         """Deliveries being handled now."""
-        return sum(self._running.values())
+        return sum(len(deliveries) for deliveries in self._running.values())
 
     @property
     def is_active(self) -> bool:
@@ -93,9 +98,13 @@ class Consumer:
         self._is_over = True
         while self._waiting:
             self._waiting.pop().requeue()  # counted as a delivery: therefore only what is left in the end
-        for task in self._running:
+        cut_off = dict(self._running)
+        for task in cut_off:
             task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        await asyncio.gather(*cut_off, return_exceptions=True)
+        for deliveries in cut_off.values():
+            for delivery in deliveries:
+                delivery.requeue()  # where the process goes on, the broker would wait for it; what was settled stays settled
 
     def _receive(self, delivery: Delivery) -> None:
         if self._is_over:
@@ -114,7 +123,7 @@ class Consumer:
             taken = [self._waiting.popleft()]
             taken += [self._waiting.popleft() for _ in range(min(len(self._waiting), self._batch - 1))]
             task = asyncio.create_task(self._handle(taken))
-            self._running[task] = len(taken)
+            self._running[task] = taken
             task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 from eventplat.broker.rabbitmq_connection import Channel, ChannelEnded, Link
-from eventplat.broker.topology import Exchange, Queue, Topology
+from eventplat.broker.topology import Binding, Exchange, Queue, Topology
 from eventplat.errors import BrokerError, BrokerUnavailable, TopologyMismatch, TopologyMissing
 
 NOT_FOUND, PRECONDITION_FAILED = 404, 406
@@ -38,8 +38,10 @@ async def declare(link: Link, topology: Topology, *, within_s: float) -> None:
                 continue
             await _ask(channel, queue, channel.raw.queue_declare, queue=queue.name, durable=True, arguments=queue.arguments)
             for binding in queue.bindings:
-                where = {"exchange": binding.exchange, "routing_key": binding.routing_key}
-                await _ask(channel, queue, channel.raw.queue_bind, queue=queue.name, **where)
+                await _ask(channel, queue, channel.raw.queue_bind, queue=queue.name, **_where(binding))
+        for queue in topology.queues:  # last: in between a message has two ways, and never none
+            for binding in queue.unbound:
+                await _ask(channel, queue, channel.raw.queue_unbind, queue=queue.name, **_where(binding))
 
 
 async def verify(link: Link, topology: Topology, *, within_s: float) -> None:
@@ -90,6 +92,10 @@ async def _channel(link: Link, within_s: float) -> AsyncIterator[Channel]:
         if ended.code:
             raise BrokerError(str(ended)) from None
         raise BrokerUnavailable(str(ended)) from None
+
+
+def _where(binding: Binding) -> dict[str, str]:
+    return {"exchange": binding.exchange, "routing_key": binding.routing_key}
 
 
 async def _ask(channel: Channel, thing: Exchange | Queue, call: object, **arguments: object) -> None:

@@ -18,7 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from eventplat.broker.consumer import Consumer, one_by_one
-from eventplat.broker.topology import Names
+from eventplat.broker.topology import Names, Queue
 from eventplat.broker.transport import Delivery, Transport
 from eventplat.clock import Clock
 from eventplat.discovery.announcer import Announcer
@@ -29,8 +29,9 @@ from eventplat.security.grant import GrantVerifier
 from eventplat.service.batches import Batches
 from eventplat.service.call import Caller
 from eventplat.service.direct import Direct
-from eventplat.service.endpoint import Endpoint, endpoints, manifest, operations_queue, owners, replies_queue, topology
+from eventplat.service.endpoint import Endpoint, endpoints, manifest, operations_queue, owners, partitions_there, replies_queue, topology
 from eventplat.service.outgoing import Outgoings
+from eventplat.service.partitions import Partitions
 from eventplat.service.pipeline import Pipeline
 from eventplat.service.queries import Queries
 from eventplat.service.retries import Retries
@@ -70,7 +71,8 @@ class Runner:
         self._direct = Direct(self.out.sender, self._caller, transport)
         self._retries = Retries(self.pipeline, self._endpoints, clock)
         self._ticker = Ticker(service, self.out.transactions, self._caller, clock)
-        self._consumers: list[Consumer] = []
+        self._consumers: list[Consumer | Partitions] = []
+        self._there: dict[str, int] = {}         # partition queues of each ordered handler
         self._state = AsyncExitStack()
         self._is_draining = False
         self._announcer = Announcer(
@@ -101,12 +103,14 @@ class Runner:
 
     async def depths(self) -> dict[str, int]:
         """Messages ready in each queue of this service."""
-        return {consumer.queue.name: await self._transport.depth(consumer.queue.name) or 0 for consumer in self._consumers}
+        queues = [queue for consumer in self._consumers for queue in consumer.queues]
+        return {queue: await self._transport.depth(queue) or 0 for queue in queues}
 
     async def start(self) -> None:
         if self.service.has_database:
             await self.out.start(self.service.tables)
-        wanted = topology(self.service, self.names)
+        self._there = await partitions_there(self._transport, self.service, self.names)
+        wanted = topology(self.service, self.names, self._there, keeps=True)
         await (self._transport.declare(wanted) if self._settings.declares_at_start else self._transport.verify(wanted))
         self._caller.state = await self._state.enter_async_context(self.service.lifespan())
         for endpoint in self._endpoints:
@@ -128,14 +132,14 @@ class Runner:
         await stop_all([*([self.out] if self.service.has_database else []), *self._working])
         await self._state.aclose()
 
-    async def _drained(self, consumer: Consumer) -> None:
+    async def _drained(self, consumer: Consumer | Partitions) -> None:
         try:
             await consumer.stop(self._settings.drain_s)
         except Exception:
             logger.exception("the consumer of %s did not stop cleanly", consumer.queue.name)
 
-    def _make_consumers(self) -> list[Consumer]:
-        consumers = [self._consumer_of(endpoint) for endpoint in self._endpoints]
+    def _make_consumers(self) -> list[Consumer | Partitions]:
+        consumers = [consumer for endpoint in self._endpoints for consumer in self._consumers_of(endpoint)]
         asked = partial(self._queries.process if self.service.has_database else self._direct.process, None)
         operations = operations_queue(self.service.name, self.names)
         consumers.append(Consumer(self._transport, operations, one_by_one(asked), prefetch=64, concurrency=8))
@@ -146,8 +150,18 @@ class Runner:
             consumers.append(Consumer(self._transport, queue, one_by_one(process), prefetch=prefetch, concurrency=self._room))
         return consumers
 
-    def _consumer_of(self, endpoint: Endpoint) -> Consumer:
-        handler, queue, prefetch = endpoint.handler, endpoint.queue(self.names), self._settings.prefetch
+    def _consumers_of(self, endpoint: Endpoint) -> Sequence[Consumer | Partitions]:
+        """One for each queue, or for all partitions where other instances may want their share."""
+        there = self._there.get(endpoint.identity, 1)
+        if there == 1 or self._settings.is_embedded:
+            return [self._consumer_of(endpoint, queue) for queue in endpoint.queues(self.names, there, keeps=True)]
+        return [Partitions(
+            self.out.apart, endpoint.identity, endpoint.queue(self.names), there, partial(self._consumer_of, endpoint),
+            holder=self.out.owner.id, term_s=self._settings.process_term_s, clock=self._clock,
+        )]  # fmt: skip
+
+    def _consumer_of(self, endpoint: Endpoint, queue: Queue) -> Consumer:
+        handler, prefetch = endpoint.handler, self._settings.prefetch
         if handler.batch > 1:  # one batch at a time unless asked for: handlers that lock rows would wait for each other
             batches = Batches(self.pipeline, endpoint)
             prefetch, concurrency = max(prefetch, BATCHES_AHEAD * handler.batch), handler.concurrency or 1
