@@ -16,7 +16,8 @@ from eventplat.cli.output import Since, age, as_json, dry_run, in_services, mome
 from eventplat.clock import SystemClock
 from eventplat.errors import BadEdit, NoSuchMessage, NotReplayable
 from eventplat.messages.message import Message
-from eventplat.service.dead_letters import Done, Selection, readable
+from eventplat.service.dead_letters import Done, Selection
+from eventplat.service.edits import readable
 from eventplat.service.endpoint import endpoints
 from eventplat.service.load import known
 from eventplat.transactions.dead_letters import Group, Key

@@ -14,7 +14,8 @@ from typing import Any, ClassVar
 
 import click
 
-WIDE = 400   # characters of a line into a pipe
+WIDE = 400                     # characters of a line into a pipe
+LAST_S = 253_402_300_799.0     # the end of the year 9999
 
 as_json = click.option("--json", "is_json", is_flag=True, help="JSON for programs.")
 dry_run = click.option("--dry-run", "is_dry", is_flag=True, help="Say what would be done; change nothing.")
@@ -66,8 +67,10 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, emp
 
 
 def moment(us: int | None) -> str | None:
-    """Microseconds since 1970 as a moment, UTC."""
-    return None if us is None else datetime.fromtimestamp(us / 1_000_000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    """Microseconds since 1970 as a moment, UTC; what is beyond the calendar, as of a replay at a tiny rate, as its end."""
+    if us is None:
+        return None
+    return datetime.fromtimestamp(min(us / 1_000_000, LAST_S), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def age(us: int | None, now_us: int) -> str | None:

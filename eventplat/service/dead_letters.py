@@ -14,25 +14,22 @@ Next: transactions.dead_letters
 
 from __future__ import annotations
 
-import difflib
 import getpass
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal, TypedDict
+from typing import Literal, TypedDict
 
-from pydantic import TypeAdapter
 from typing_extensions import Unpack
 
 from eventplat.broker.topology import Names
 from eventplat.clock import Clock
-from eventplat.errors import BadEdit, Malformed, NoSuchMessage
-from eventplat.messages.codec import check_size, parse
+from eventplat.errors import NoSuchMessage
 from eventplat.messages.message import Message
 from eventplat.retry import Duration, seconds
 from eventplat.sagas.stuck import why_not_awaited
+from eventplat.service.edits import Edit, check, diff_of
 from eventplat.settings import Settings
 from eventplat.storage.database import Database
 from eventplat.storage.services import services_of
@@ -73,14 +70,6 @@ class Done:
     @property
     def count(self) -> int:
         return len(self.done)
-
-
-@dataclass(frozen=True)
-class Edit:
-    """A message and what its edit changes, as a unified diff; empty where nothing does."""
-
-    message: Pending
-    diff: str
 
 
 class DeadLetters:
@@ -138,7 +127,7 @@ class DeadLetters:
         if row.state != "dead" or row.is_parked:
             raise NoSuchMessage(f"message {message_id} is {'no message' if row.is_parked else row.state}: only dead messages are edited")
         new = body.encode() if isinstance(body, str) else body
-        _check(row, new, against)
+        check(row, new, against)
         edit = Edit(row, diff_of(row.body, new))
         if edit.diff and not dry_run:
             async with self._database.transaction() as connection:
@@ -286,36 +275,6 @@ def operator() -> str:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's user without a name
         return f"uid {os.getuid()}"
-
-
-def diff_of(before: bytes, after: bytes) -> str:
-    """Two bodies as a unified diff of their JSON, one value a line; empty where they are equal."""
-    if before == after:
-        return ""
-    lines = difflib.unified_diff(_lines(before), _lines(after), "before", "after", lineterm="")
-    return "\n".join(lines) or "--- before\n+++ after\n(spaces alone)"
-
-
-def readable(body: bytes) -> str:
-    """A body for a reader: its JSON one value a line, or the bytes as text where it is none."""
-    try:
-        return json.dumps(json.loads(body), indent=2, ensure_ascii=False)
-    except ValueError:
-        return body.decode(errors="backslashreplace")
-
-
-def _lines(body: bytes) -> list[str]:
-    return readable(body).splitlines()
-
-
-def _check(row: Pending, body: bytes, against: type[Message]) -> None:
-    try:
-        check_size(body)
-        message: Message = parse(TypeAdapter[Any](against), body)
-    except Malformed as error:
-        raise BadEdit(f"the new body is no {against.__name__}: {error.args[0]}") from None
-    if row.key is not None and message.key != row.key:
-        raise BadEdit(f"the new body has the key {message.key!r}: it was sent, and ordered, by {row.key!r}")
 
 
 async def _ask_saga(database: Database, keys: Sequence[Key]) -> dict[Key, str]:

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -212,7 +213,7 @@ def test_many_are_replayed_at_a_rate_in_the_order_of_their_ids(stage: Stage) -> 
         rows = await scene.rows()
         assert [id_ for _, id_ in done.done] == ids
         due = [rows[id_].due_us for id_ in ids[1:]]
-        assert [later - before for before, later in zip(due, due[1:], strict=False)] == [1_000 * 1_000_000] * (len(ids) - 2)
+        assert [later - before for before, later in pairwise(due)] == [1_000 * 1_000_000] * (len(ids) - 2)
         assert {(rows[id_].state, rows[id_].attempts) for id_ in ids[1:]} == {("retry", 0)}
         assert rows[other].state == "dead"
 
@@ -240,7 +241,7 @@ def test_a_discarded_message_never_runs_also_not_by_a_late_copy(stage: Stage) ->
         command = Add(account="a", n=0)
         envelope = scene.stage.envelope(command)
         await scene.stage.send((command, envelope))
-        await until(lambda: scene.letters.list())
+        await until(scene.letters.list)
         scene.shop.fails = lambda _: False
 
         assert (await scene.letters.discard(envelope.id, dry_run=True)).count == 1
@@ -292,7 +293,7 @@ def test_what_came_as_no_message_is_shown_and_discarded_and_nothing_else(tmp_pat
         properties = to_properties(scene.stage.envelope(Add(account="a")))
         properties.message_id = "no id"
         await scene.stage.send_bytes(Add(account="a"), b'{"account":"a"}', properties)
-        (row,) = await until(lambda: scene.letters.list())
+        (row,) = await until(scene.letters.list)
 
         done = await scene.letters.replay()
         with pytest.raises(NoSuchMessage, match="no message"):
