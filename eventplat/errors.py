@@ -254,6 +254,27 @@ class OtherBody(TransactionError):
     next_move = "Send another message under an id, or Idempotency-Key, of its own"
 
 
+class NoSuchMessage(TransactionError):
+    """No message stands where an operator looks for it: it was settled, discarded or never here, or the id is another's."""
+
+    code = "EP520"
+    next_move = "Look with `eventplat dlq list --state any`; one id may stand in several handlers, which --handler tells apart"
+
+
+class NotReplayable(TransactionError):
+    """A dead letter that would do harm, or nothing, were it run again."""
+
+    code = "EP521"
+    next_move = "Discard it, or ask its sender to send another one"
+
+
+class BadEdit(TransactionError):
+    """The new body of a dead letter is not one that its handler would take."""
+
+    code = "EP522"
+    next_move = "Compare it with the message class; `--dry-run` shows what would change"
+
+
 # --- EP6 sagas ------------------------------------------------------------------------------------
 
 
@@ -328,6 +349,13 @@ class NoSuchService(ServiceError):
 
     code = "EP712"
     next_move = "Name a module with one Service, as `eventplat run services.stock` or `eventplat dev app.py`"
+
+
+class NoSuchHandler(ServiceError):
+    """No service here has a handler of this name."""
+
+    code = "EP716"
+    next_move = "See `eventplat handlers list` for those there are"
 
 
 # --- EP9 settings and process ---------------------------------------------------------------------

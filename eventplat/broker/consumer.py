@@ -61,6 +61,7 @@ class Consumer:
         self._changing: asyncio.Task[None] | None = None
         self._is_filling = False
         self._is_over = False
+        self.is_paused = False
 
     @property
     def queues(self) -> tuple[str, ...]:
@@ -81,6 +82,27 @@ class Consumer:
         self._is_over = False
         prefetch = self._prefetch if self._clock is None else self._measured.current
         self._subscription = await self._transport.consume(self.queue, self._receive, prefetch=prefetch)
+
+    async def pause(self) -> None:
+        """Take nothing new and give back what has not begun; what runs goes on. Also before the start."""
+        self.is_paused = True
+        subscription, self._subscription = self._subscription, None
+        try:
+            if subscription is not None:
+                await subscription.cancel()  # first: what is given back would be delivered here again
+        finally:
+            while self._waiting:
+                self._waiting.pop().give_back()
+
+    async def resume(self) -> None:
+        """Go on where `pause` stopped.
+
+        Raises:
+            BrokerUnavailable: It is still paused.
+        """
+        await self.start()
+        self.is_paused = False
+        self._fill()
 
     async def stop(self, within_s: float = 10.0) -> None:
         """Take nothing new, handle within `within_s` seconds what was delivered; the rest comes again elsewhere."""
@@ -119,7 +141,7 @@ class Consumer:
 
     def _fill(self) -> None:
         self._is_filling = False
-        while self._waiting and len(self._running) < self.concurrency and not self._is_over:
+        while self._waiting and len(self._running) < self.concurrency and not (self._is_over or self.is_paused):
             taken = [self._waiting.popleft()]
             taken += [self._waiting.popleft() for _ in range(min(len(self._waiting), self._batch - 1))]
             task = asyncio.create_task(self._handle(taken))

@@ -29,7 +29,7 @@ from eventplat.messages.message import Message
 from eventplat.sagas import store
 from eventplat.sagas.history import Answered, Ask, Cancelled, Decision, News, Record, stuck_paths, to_rejection, with_news
 from eventplat.sagas.replay import advance
-from eventplat.sagas.steps import StepRow, row_of
+from eventplat.sagas.steps import StepRow, history_of, row_of
 from eventplat.sagas.store import Changes, Timer, TimerKind
 from eventplat.storage.tables import now_us
 from eventplat.transactions.outbox import Letter
@@ -100,7 +100,7 @@ class Execution:
         )
         cancelled = [] if row.cancelled_us is None else [(int(row.cancelled_position), Cancelled(row.cancelled_us))]
         return Running(
-            row, start, self._definitions.get(row.name), _history(steps, cancelled), {step.asked.path: step for step in steps},
+            row, start, self._definitions.get(row.name), history_of(steps, cancelled), {step.asked.path: step for step in steps},
             row.revision, bool(row.is_overdue), Changes(row.command_id, row.bucket),
         )  # fmt: skip
 
@@ -280,9 +280,3 @@ class Execution:
         running.changes.reopen(path)
         running.keys[path] = replace(running.keys[path], answered=None, settled_position=None)
         return running.keys[path]
-
-
-def _history(steps: Sequence[StepRow], cancelled: Sequence[tuple[int, Cancelled]]) -> list[Record]:
-    records: list[tuple[int, Record]] = [(step.position, step.asked) for step in steps]
-    records += [(step.settled_position, step.answered) for step in steps if step.answered is not None and step.settled_position is not None]
-    return [record for _, record in sorted([*records, *cancelled], key=lambda pair: pair[0])]

@@ -241,6 +241,13 @@ async def by_command(connection: AsyncConnection, command_id: str) -> Any | None
     return (await connection.execute(select(saga).where(saga.c.command_id == command_id))).first()
 
 
+async def saga_of_step(connection: AsyncConnection, command_id: str) -> tuple[str, str] | None:
+    """The saga, by the command that started it, and the path whose step sent `command_id`; for reading."""
+    found = select(saga_step.c.saga_command, saga_step.c.path).where(saga_step.c.command_id == command_id)
+    row = (await connection.execute(found)).first()
+    return None if row is None else (row.saga_command, row.path)
+
+
 async def steps(connection: AsyncConnection, saga_command: str) -> Sequence[Any]:
     """The saga's step rows, in the order of asking."""
     return (await connection.execute(_STEPS, {"b_saga": saga_command})).all()

@@ -27,6 +27,7 @@ from eventplat.discovery.route import Route
 from eventplat.errors import BadHandler
 from eventplat.messages.message import Event, Message
 from eventplat.retry import Duration, Retry, seconds
+from eventplat.service.schedule import Cron, Every, Schedule
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -108,11 +109,11 @@ class Tick:
     """One declared periodic function."""
 
     function: Callable[..., Awaitable[None]]
-    every_s: float
+    schedule: Schedule
 
     @property
     def name(self) -> str:
-        """Of its lease: the function's name."""
+        """Of its row in `tick`: the function's name."""
         return self.function.__name__.replace("_", "-")
 
 
@@ -208,14 +209,32 @@ class Handlers(Generic[S]):
         return cast("Sagas[M, R]", declare)
 
     def every(self, *, days: float = 0, hours: float = 0, minutes: float = 0, seconds: float = 0) -> Ticks[S]:
-        """Run once per period in the whole cluster, under a lease."""
-        every_s = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
-        if every_s <= 0:
-            raise BadHandler("every() without a period. Write @service.every(minutes=5)")
+        """Run once per period in the whole cluster; what was missed while nobody ran is made up for once.
 
+        `ctx.fencing_token` is the tick's time, which only grows: hand it to systems outside the database.
+        """
+        period_us = int((((days * 24 + hours) * 60 + minutes) * 60 + seconds) * 1_000_000)
+        if period_us <= 0:
+            raise BadHandler("every() without a period. Write @service.every(minutes=5)")
+        return self._tick(Every(period_us))
+
+    def cron(self, expression: str, *, timezone: str = "UTC") -> Ticks[S]:
+        """Run at the times of a cron expression, once in the whole cluster, as `every`.
+
+        Args:
+            expression: Minute, hour, day of month, month, day of week, as "0 3 * * *"; with a sixth field before them, seconds.
+            timezone: Whose clocks they are read on, as "Europe/London". A time that they skip is made up for right after,
+                one that they show twice runs once.
+
+        Raises:
+            BadHandler: The expression or the zone is none.
+        """
+        return self._tick(Cron(expression, timezone))
+
+    def _tick(self, schedule: Schedule) -> Ticks[S]:
         def declare(function: F) -> F:
             _check_signature(function, ("ctx",))
-            self.ticks.append(Tick(function=function, every_s=every_s))  # type: ignore[arg-type]
+            self.ticks.append(Tick(function=function, schedule=schedule))  # type: ignore[arg-type]
             return function
 
         return declare

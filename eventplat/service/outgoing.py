@@ -55,7 +55,7 @@ class Outgoings:
         self._settings = settings
         pool_size = settings.database_pool_size
         self.database = Database(settings.database(name), service=name, clock=clock, pool_size=pool_size, idle_s=_idle_s(service))
-        self.apart = self.database.apart(OWN_CONNECTIONS)
+        self.apart = self.database.apart(OWN_CONNECTIONS)    # the same database, where nobody waits behind handlers
         self.sender = Sender(name, Names(settings.prefix), clock, chance, owners, user_id=settings.broker_user())
         self.owner = Owner(
             self.apart, name, new_id=self.sender.new_id, term_s=settings.process_term_s, clock=clock,

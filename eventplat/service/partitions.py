@@ -40,6 +40,7 @@ from eventplat.storage.database import Database
 logger = logging.getLogger(__name__)
 
 TURNS_PER_TERM = 6
+PAUSE_S = 10.0       # for what was delivered when a pause comes
 SILENT_TERMS = 10    # after which the row of an instance that died is deleted
 
 
@@ -88,7 +89,7 @@ class Partitions:
         self._me = f"{identity}/instance/{holder}"
         self._parts = range(count)
         self._seats: dict[int, _Seat] = {}
-        self._stands = True
+        self._stands = self.is_paused = self._has_started = False
         turn_s = term_s / TURNS_PER_TERM
         self._loop = Loop(f"{identity} partitions", self.run_once, every_s=turn_s, clock=clock, slowest_s=turn_s)
         self._watch = Loop(f"{identity} watch", self._watched, every_s=turn_s / 2, clock=clock)
@@ -118,11 +119,29 @@ class Partitions:
         async with self._database.transaction() as connection:
             await announce(connection, [self._lease(number) for number in range(self._count)])
             await forget(connection, f"{self._identity}/instance/", silent_s=SILENT_TERMS * self._leases.term_s)
+        self._stands = self._has_started = True
         await self.run_once()
         if self._seats:
             await asyncio.wait([seat.starting for seat in self._seats.values()])
         await self._loop.start()
         await self._watch.start()
+
+    async def pause(self) -> None:
+        """Take nothing new, finish what was delivered, and stand for no partition; others may. Also before the start."""
+        self.is_paused, self._stands = True, False
+        await self._reliably(self._leases.release([self._me]))
+        await self._leave_all(PAUSE_S)
+
+    async def resume(self) -> None:
+        """Stand for partitions again.
+
+        Raises:
+            DatabaseUnavailable: It is still paused.
+        """
+        if not self._has_started:
+            await self.start()
+        self.is_paused, self._stands = False, True
+        self._loop.wake()
 
     async def stop(self, within_s: float = 10.0) -> None:
         """Take nothing new, handle within `within_s` seconds what was delivered, and leave all partitions to others."""

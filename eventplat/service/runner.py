@@ -32,6 +32,7 @@ from eventplat.service.direct import Direct
 from eventplat.service.endpoint import Endpoint, endpoints, manifest, operations_queue, owners, partitions_there, replies_queue, topology
 from eventplat.service.outgoing import Outgoings
 from eventplat.service.partitions import Partitions
+from eventplat.service.pausing import Pausing
 from eventplat.service.pipeline import Pipeline
 from eventplat.service.queries import Queries
 from eventplat.service.retries import Retries
@@ -69,7 +70,8 @@ class Runner:
         self.pipeline = Pipeline(self.out.transactions, self._caller)
         self._queries = Queries(self.out.transactions, self._caller)
         self._direct = Direct(self.out.sender, self._caller, transport)
-        self._retries = Retries(self.pipeline, self._endpoints, clock)
+        self._pausing = Pausing(self.out.apart, service.name, clock)
+        self._retries = Retries(self.pipeline, self._endpoints, clock, paused=lambda: self._pausing.handlers)
         self._ticker = Ticker(service, self.out.transactions, self._caller, clock)
         self._consumers: list[Consumer | Partitions] = []
         self._there: dict[str, int] = {}         # partition queues of each ordered handler
@@ -80,7 +82,7 @@ class Runner:
             state=lambda: "draining" if self._is_draining else "ready", in_flight=lambda: self.in_flight, chance=chance,
         )  # fmt: skip
         # a service without a database has nothing to own, relay, retry or time; an unopened pool costs nothing
-        self._working: list[Component] = [self._retries, self._caller, self._ticker] if service.has_database else []
+        self._working: list[Component] = [self._retries, self._caller, self._ticker, self._pausing] if service.has_database else []
 
     @property
     def in_flight(self) -> int:
@@ -94,16 +96,22 @@ class Runner:
 
     def missing(self) -> list[str]:
         """What keeps this service from its work: consumers that the broker does not count, a database that does not hear it."""
-        found = [f"no consumer of {consumer.queue.name}" for consumer in self._consumers if not consumer.is_active]
+        waiting = [consumer for consumer in self._consumers if not (consumer.is_active or consumer.is_paused)]
+        found = [f"no consumer of {consumer.queue.name}" for consumer in waiting]
         if not self._consumers:
             found.append("it has not started")
         if self.service.has_database and not self.out.owner.may_publish:
             found.append("its database has not taken its heartbeat")
         return found
 
+    @property
+    def paused(self) -> frozenset[str]:
+        """The identities of the handlers that an operator has paused."""
+        return self._pausing.handlers
+
     async def depths(self) -> dict[str, int]:
-        """Messages ready in each queue of this service."""
-        queues = [queue for consumer in self._consumers for queue in consumer.queues]
+        """Messages ready in each queue of this service, but those of paused handlers."""
+        queues = [queue for consumer in self._consumers if not consumer.is_paused for queue in consumer.queues]
         return {queue: await self._transport.depth(queue) or 0 for queue in queues}
 
     async def start(self) -> None:
@@ -117,9 +125,7 @@ class Runner:
             if endpoint.handler.ordered:
                 async with self.out.database.transaction() as connection:
                     await watermark.subscribe(connection, endpoint.identity)
-        self._consumers = self._make_consumers()
-        for consumer in self._consumers:
-            await consumer.start()
+        await self._start_consumers()
         for component in self._working:
             await component.start()
         await self._announcer.start()
@@ -128,9 +134,20 @@ class Runner:
     async def stop(self) -> None:
         self._is_draining = True
         await stop_all([self._announcer])
+        await self._pausing.stop()  # or it would start a consumer that is being drained
         await asyncio.gather(*(self._drained(consumer) for consumer in self._consumers))
         await stop_all([*([self.out] if self.service.has_database else []), *self._working])
         await self._state.aclose()
+
+    async def _start_consumers(self) -> None:
+        handling = {endpoint.identity: self._consumers_of(endpoint) for endpoint in self._endpoints}
+        self._consumers = [*(consumer for consumers in handling.values() for consumer in consumers), *self._other_consumers()]
+        if self.service.has_database:
+            self._pausing.follow(handling)
+            await self._pausing.read()
+        waiting = [consumer for identity in self.paused for consumer in handling.get(identity, ())]
+        for consumer in self._consumers:
+            await (consumer.pause() if consumer in waiting else consumer.start())
 
     async def _drained(self, consumer: Consumer | Partitions) -> None:
         try:
@@ -138,11 +155,10 @@ class Runner:
         except Exception:
             logger.exception("the consumer of %s did not stop cleanly", consumer.queue.name)
 
-    def _make_consumers(self) -> list[Consumer | Partitions]:
-        consumers = [consumer for endpoint in self._endpoints for consumer in self._consumers_of(endpoint)]
+    def _other_consumers(self) -> list[Consumer | Partitions]:
         asked = partial(self._queries.process if self.service.has_database else self._direct.process, None)
         operations = operations_queue(self.service.name, self.names)
-        consumers.append(Consumer(self._transport, operations, one_by_one(asked), prefetch=64, concurrency=8))
+        consumers: list[Consumer | Partitions] = [Consumer(self._transport, operations, one_by_one(asked), prefetch=64, concurrency=8)]
         if self._caller.orchestrator is not None:
             queue = replies_queue(self.service.name, self.names)
             process = partial(self._caller.orchestrator.process, self.pipeline.reliably)

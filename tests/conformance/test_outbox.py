@@ -26,7 +26,7 @@ from eventplat.settings import load
 from eventplat.storage.database import Database
 from eventplat.storage.migrate import upgrade
 from eventplat.storage.tables import now_us
-from eventplat.transactions import dispatch
+from eventplat.transactions import dispatch, relay
 from eventplat.transactions import outbox as outboxes
 from eventplat.transactions.dispatch import Dispatcher
 from eventplat.transactions.outbox import event_log, outbox, sequence
@@ -335,6 +335,37 @@ def test_a_delayed_message_can_be_taken_back_until_it_has_left(url: str) -> None
                 assert [await work.cancel(id_) for id_ in (waits, same, left, waits)] == [True, True, False, False]
             await one.all_left()
             assert one.broker.ids == [left]
+
+    asyncio.run(test())
+
+
+def test_what_is_taken_back_while_relays_adopt_it_is_never_sent_and_all_else_is_sent_once(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "BATCH", 2)  # so that they meet
+
+    async def test() -> None:
+        async with instance(url, relays=False) as one, instance(url, relays=False) as other:
+            ids = await one.publish(*(Placed(order_id=str(n)) for n in range(60)), after_s=0.001)
+            is_over = False
+
+            async def adopt(by: Relay) -> None:
+                while not is_over:
+                    await by.run_once()
+
+            async def take_back(id_: str) -> bool:
+                async with one.transactions.begin() as work:
+                    return await work.cancel(id_)
+
+            relays = [asyncio.create_task(adopt(each.relay)) for each in (one, other)]
+            await until(lambda: one.broker.ids or other.broker.ids, "the relays have begun")
+            taken = [id_ for id_ in ids[::-1] if await take_back(id_)]  # the relays begin with the first
+            await one.all_left()
+            is_over = True
+            await asyncio.gather(*relays)
+            assert 0 < len(taken) < len(ids)
+            assert sorted(str(id_) for id_ in [*one.broker.ids, *other.broker.ids]) == sorted(set(ids) - set(taken))
+            assert sorted(str(row[0]) for row in await one.rows(select(event_log.c.id))) == sorted(set(ids) - set(taken))
 
     asyncio.run(test())
 

@@ -140,7 +140,7 @@ def test_instances_come_and_go_and_have_equal_shares_of_eight_partitions(tmp_pat
         await traffic.during(spread([first], 8))
         others = [await stage.run(mail(8)), await stage.run(mail(8))]
         await traffic.during(spread([first, *others], 8))
-        await until(lambda: all(runner.is_ready for runner in (first, *others)), "ready")
+        await until(lambda: not any(runner.missing() for runner in (first, *others)), "ready")
         await traffic.during(asyncio.gather(*(stage.stop(runner) for runner in others)))
         await traffic.during(spread([first], 8))
         await in_order(stage, first, traffic)
