@@ -25,7 +25,6 @@ from eventplat.errors import SettingsError
 from eventplat.lifecycle import spare_the_collector, stop_all, until_signalled
 from eventplat.messages.ids import Chance
 from eventplat.observability.logs import configure
-from eventplat.observability.monitor import Monitor, MonitorApp
 from eventplat.observability.pulse import Pulse, pulse_path
 from eventplat.security.grant import GrantVerifier
 from eventplat.security.keys import ensure_keys
@@ -36,6 +35,7 @@ from eventplat.settings import Settings, load
 
 if TYPE_CHECKING:
     from eventplat.gateway.server import HttpServer
+    from eventplat.observability.monitor import Monitor
 
 logger = logging.getLogger(__name__)
 
@@ -92,9 +92,7 @@ class Process:
             if self._has_gateway:
                 await self._start_gateway()
             if self.settings.metrics_port is not None:
-                app = MonitorApp(self.missing)
-                self._monitor = Monitor(app, host=self.settings.metrics_host, port=self.settings.metrics_port)
-                await self._monitor.start()
+                await self._start_monitor(self.settings.metrics_port)
         except BaseException:
             await self.stop()
             raise
@@ -138,6 +136,12 @@ class Process:
         app = create_app(self.settings, transport=transport, clock=self._clock, chance=self._chance, beside=names)
         self.server = HttpServer(app, host=self.settings.gateway_host, port=self.settings.gateway_port)
         await self.server.start()
+
+    async def _start_monitor(self, port: int) -> None:
+        from eventplat.observability.monitor import Monitor, MonitorApp  # noqa: PLC0415 - only here does a service load uvicorn
+
+        self._monitor = Monitor(MonitorApp(self.missing), host=self.settings.metrics_host, port=port)
+        await self._monitor.start()
 
     async def _open(self, name: str) -> Transport:
         transport = open_transport(self.settings.broker(), name=name, clock=self._clock)
