@@ -22,6 +22,7 @@ from eventplat.broker.topology import Queue
 from eventplat.broker.transport import Delivery, Subscription, Transport
 from eventplat.clock import Clock
 from eventplat.errors import BrokerError
+from eventplat.observability.metrics import HANDLING
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ class Consumer:
         self._running: dict[asyncio.Task[None], Sequence[Delivery]] = {}
         self._subscription: Subscription | None = None
         self._clock, self._measured = clock, Prefetch(slots=concurrency, batch=batch, most=prefetch)
+        self._handling = HANDLING.labels(queue.name)
         self._changing: asyncio.Task[None] | None = None
         self._is_filling = False
         self._is_over = False
@@ -86,6 +88,8 @@ class Consumer:
     async def pause(self) -> None:
         """Take nothing new and give back what has not begun; what runs goes on. Also before the start."""
         self.is_paused = True
+        if self._changing is not None:  # between two subscriptions it would leave one behind
+            await asyncio.wait({self._changing})
         subscription, self._subscription = self._subscription, None
         try:
             if subscription is not None:
@@ -155,7 +159,8 @@ class Consumer:
     async def _handle(self, deliveries: Sequence[Delivery]) -> None:
         began = 0.0 if self._clock is None else self._clock.monotonic()
         try:
-            await self._process(deliveries)
+            with self._handling.time():
+                await self._process(deliveries)
             if self._clock is not None:
                 self._measure(len(deliveries), began, self._clock.monotonic())
         except (Exception, asyncio.CancelledError) as error:  # a bug of the platform: visible, and the message comes again
@@ -167,7 +172,7 @@ class Consumer:
 
     def _measure(self, deliveries: int, began: float, ended: float) -> None:
         self._measured.handled(deliveries, ended - began)
-        if self._is_over or (self._changing is not None and not self._changing.done()):
+        if self._is_over or self.is_paused or (self._changing is not None and not self._changing.done()):
             return
         if (prefetch := self._measured.change(ended)) is not None:
             self._changing = asyncio.create_task(self._hold(prefetch), name=f"prefetch of {self.queue.name}")

@@ -28,6 +28,7 @@ from eventplat.clock import Clock
 from eventplat.errors import BrokerUnavailable
 from eventplat.failpoints import armed, failpoint
 from eventplat.lifecycle import Loop, is_own_cancellation
+from eventplat.observability.metrics import OUTBOX_WAITING, UNROUTED
 from eventplat.storage.database import Database
 from eventplat.transactions import outbox
 from eventplat.transactions.owner import Owner
@@ -58,6 +59,8 @@ class Dispatcher:
         self._sweeps = Loop("sweep", self._sweep_again, every_s=SWEEP_S, clock=clock)
         self._work, self._settle = asyncio.Event(), asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        self._unrouted = UNROUTED.labels(database.service)
+        OUTBOX_WAITING.labels(database.service).set_function(lambda: self.pending_count)
         owner.on_lost(self._forget)
 
     @property
@@ -212,6 +215,8 @@ class Dispatcher:
             await outbox.mark_unrouted(connection, unrouted)
             await outbox.postpone(connection, owner, homeless, wait_us=RETURNED_WAIT_US)
             await outbox.postpone(connection, owner, [id_ for id_, _ in nacked], wait_us=NACKED_WAIT_US)
+        if unrouted:
+            self._unrouted.inc(len(unrouted))
 
 
 async def _published() -> None:
