@@ -300,6 +300,7 @@ def test_what_is_taken_back_while_relays_adopt_it_is_never_sent_and_all_else_is_
             async def adopt(by: Relay) -> None:
                 while not is_over:
                     await by.run_once()
+                    await asyncio.sleep(0)  # SQLite's statements do not wait
 
             async def take_back(id_: str) -> bool:
                 async with one.transactions.begin() as work:
