@@ -202,6 +202,34 @@ class IdleTooLong(StorageError):
     next_move = "Do slow work before the first use of ctx.db, or give the handler the timeout= that it needs"
 
 
+# --- EP4 coordination -----------------------------------------------------------------------------
+
+
+class CoordinationError(EventplatError):
+    """What several processes agree on did not hold."""
+
+    code = "EP400"
+    next_move = "Look at eventplat_lease in the service's database: it says who holds what, and until when"
+
+
+class StaleLease(CoordinationError):
+    """This process acted on a lease that it holds no longer: nothing was written.
+
+    Args:
+        held: The token it acted with; None where it never held the lease.
+        current: The one that has been written with since, where that is known.
+    """
+
+    code = "EP401"
+    next_move = "Step down and stand again: whoever holds it now goes on with the work"
+
+    def __init__(self, *, lease: str, held: int | None, current: int | None = None) -> None:
+        has = f"this process {'does not hold it' if held is None else f'had token {held}'}"
+        now = "its term has run out" if held is not None else "take it first"
+        super().__init__(f"lease {lease!r}: {has}, {now if current is None else f'the current one is {current}'}")
+        self.lease, self.held, self.current = lease, held, current
+
+
 # --- EP5 transactions -----------------------------------------------------------------------------
 
 

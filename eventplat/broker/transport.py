@@ -161,6 +161,10 @@ class Transport(Protocol):
     async def declare(self, topology: Topology) -> None:
         """Create what is missing; idempotent. Bindings are added to those that are there; exclusive queues are left out.
 
+        What a queue names as `unbound` is taken away last, once every queue of the topology has all its bindings: a
+        message that is published meanwhile goes to the old queue, the new one or both, and never to neither. A
+        binding that is not there is none to take away.
+
         Raises:
             TopologyMismatch: A queue or exchange exists with other arguments.
             TopologyMissing: A binding names an exchange that is not there.

@@ -11,12 +11,13 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
 from eventplat.clock import Clock
 from eventplat.errors import BadHandler, BadToken, HandlerCancelled, Rejected
+from eventplat.lifecycle import within
 from eventplat.messages.codec import check_size, parse
 from eventplat.messages.envelope import FAILED, RUNNING, Envelope
 from eventplat.messages.message import Message
@@ -158,14 +159,13 @@ class Caller:
             "consumer": endpoint.identity, "attempt": attempt,
         }  # fmt: skip
         handler = endpoint.handler
-        innermost: Callable[[Message, Context[Any]], Awaitable[Any]] = handler.function
+        innermost: Callable[[Message, Context[Any]], Coroutine[Any, Any, Any]] = handler.function
         if not handler.is_async:
-            innermost = partial(_in_thread, handler.function, SyncContext[Any](work, **given), work)
+            innermost = partial(_in_thread, handler.function, SyncContext(work, **given), work)
         for middleware in reversed(self.service.middleware):
             innermost = partial(_around, middleware, innermost)
         try:
-            async with asyncio.timeout(handler.timeout_s):
-                return await innermost(message, Context[Any](work, **given))
+            return await within(handler.timeout_s, innermost(message, Context(work, **given)))
         except asyncio.CancelledError as cancelled:
             task = asyncio.current_task()
             if task is None or task.cancelling():

@@ -10,9 +10,9 @@ Next: broker.consumer, transactions.pauses
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
-from eventplat.broker.consumer import Consumer
 from eventplat.clock import Clock
 from eventplat.lifecycle import Loop
 from eventplat.storage.database import Database
@@ -21,6 +21,15 @@ from eventplat.transactions import pauses
 logger = logging.getLogger(__name__)
 
 EVERY_S = 2.0
+
+
+class Pausable(Protocol):
+    """What takes a handler's messages from the broker."""
+
+    @property
+    def is_paused(self) -> bool: ...
+    async def pause(self) -> None: ...
+    async def resume(self) -> None: ...
 
 
 class Pausing:
@@ -33,7 +42,7 @@ class Pausing:
     def __init__(self, database: Database, service: str, clock: Clock) -> None:
         self.handlers: frozenset[str] = frozenset()
         self._database = database
-        self._consumers: Mapping[str, Consumer] = {}
+        self._consumers: Mapping[str, Sequence[Pausable]] = {}
         self._loop = Loop(f"{service} pauses", self.run_once, every_s=EVERY_S, clock=clock)
 
     async def read(self) -> None:
@@ -47,18 +56,18 @@ class Pausing:
     async def stop(self) -> None:
         await self._loop.stop()
 
-    def follow(self, consumers: Mapping[str, Consumer]) -> None:
+    def follow(self, consumers: Mapping[str, Sequence[Pausable]]) -> None:
         """Stop and start these, by the identity of their handler."""
         self._consumers = consumers
 
     async def run_once(self) -> float | None:
         """Bring every consumer to what the table says."""
         await self.read()
-        for handler, consumer in self._consumers.items():
-            if handler in self.handlers and not consumer.is_paused:
-                logger.warning("%s is paused: nothing more is taken until it is resumed", handler)
-                await consumer.pause()
-            elif handler not in self.handlers and consumer.is_paused:
-                logger.warning("%s is resumed", handler)
-                await consumer.resume()
+        for handler, consumers in self._consumers.items():
+            is_paused = handler in self.handlers
+            changed = [consumer for consumer in consumers if consumer.is_paused != is_paused]
+            if changed:
+                logger.warning("%s is paused: nothing more is taken until it is resumed" if is_paused else "%s is resumed", handler)
+            for consumer in changed:
+                await (consumer.pause() if is_paused else consumer.resume())
         return None

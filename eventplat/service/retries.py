@@ -23,6 +23,7 @@ from eventplat.transactions.pending import Pending, PendingState
 
 BATCH = 16
 EVERY_S = 1.0
+BUSY_S = 0.1   # until what is due is looked at again that another instance has locked
 SPARE_S = 5.0  # added to a handler's timeout before another instance may take its row
 
 
@@ -50,23 +51,24 @@ class Retries:
         """Run what is due; returns seconds until something may be due again."""
         if not self._running():
             return None
+        wait_s = await self._until_due_s()
+        if wait_s > 0:
+            return wait_s
         retried = await self._take("retry", BATCH)
         await asyncio.gather(*(self._run(row) for row in retried))
         isolated = await self._take("isolated", 1)
         for row in isolated:
             await self._run(row)
-        if retried or isolated:
-            return 0.0
+        return 0.0 if retried or isolated else await self._until_due_s() or BUSY_S
+
+    async def _until_due_s(self) -> float:
+        """Seconds until something is due, at most `EVERY_S`; read without a lock, as most of the time nothing is."""
         async with self._database.transaction(read_only=True) as connection:
             due_us = await pending.next_due_us(connection, self._running())
-            now_us = await self._database.now_us(connection)
+            now_us = 0 if due_us is None else await self._database.now_us(connection)
         return EVERY_S if due_us is None else min(EVERY_S, max(due_us - now_us, 0) / 1_000_000)
 
     async def _take(self, state: PendingState, limit: int) -> list[Pending]:
-        async with self._database.transaction(read_only=True) as connection:
-            due_us = await pending.next_due_us(connection, self._running())
-            if due_us is None or due_us > await self._database.now_us(connection):
-                return []
         async with self._database.transaction() as connection:
             rows = await pending.count_due(connection, self._running(), state, lease_us=self._lease_us, limit=limit)
         if rows:

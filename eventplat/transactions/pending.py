@@ -27,8 +27,10 @@ from sqlalchemy import (
     Index,
     Integer,
     LargeBinary,
+    Select,
     Table,
     Text,
+    bindparam,
     delete,
     func,
     literal_column,
@@ -213,13 +215,7 @@ async def remove_everywhere(connection: AsyncConnection, message_id: str) -> Non
 
 async def next_due_us(connection: AsyncConnection, handlers: Sequence[str]) -> int | None:
     """When the next row of these handlers is due."""
-    states: tuple[PendingState, ...] = ("retry", "isolated")
-    first = [
-        select(pending.c.due_us).where(stands_as(state), pending.c.handler.in_(handlers)).order_by(pending.c.due_us).limit(1).subquery()
-        for state in states
-    ]
-    soonest = union_all(*(select(each.c.due_us) for each in first)).subquery()
-    due: int | None = (await connection.execute(select(func.min(soonest.c.due_us)))).scalar()
+    due: int | None = (await connection.execute(_NEXT_DUE, {"handlers": list(handlers)})).scalar()
     return due
 
 
@@ -282,3 +278,13 @@ def _readable(properties: Properties) -> str:
         return properties_text(properties)
     except (TypeError, ValueError):  # a header that JSON cannot hold
         return properties_text(replace(properties, headers={name: repr(value) for name, value in properties.headers.items()}))
+
+
+def _soonest(state: PendingState) -> Select[Any]:
+    handlers = pending.c.handler.in_(bindparam("handlers", expanding=True))
+    first = select(pending.c.due_us).where(stands_as(state), handlers).order_by(pending.c.due_us).limit(1).subquery()
+    return select(first.c.due_us)
+
+
+# Made once: asked every second, by every service
+_NEXT_DUE = select(func.min(union_all(_soonest("retry"), _soonest("isolated")).subquery().c.due_us))

@@ -384,6 +384,27 @@ def test_a_saga_whose_handler_fails_after_a_timer_stands_still_alone(stage: Stag
     run(stage, test)
 
 
+def test_a_timer_whose_turn_the_database_failed_comes_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    fired: list[object] = []
+    come = orchestrator.Orchestrator._time_has_come
+
+    async def fail_once(self: orchestrator.Orchestrator, *args: Any) -> None:
+        fired.append(args)
+        if len(fired) == 1:
+            raise DatabaseUnavailable("away")
+        await come(self, *args)
+
+    monkeypatch.setattr(orchestrator.Orchestrator, "_time_has_come", fail_once)
+
+    async def test() -> None:
+        await stage.run(orders(notes_after_a_while))
+        asked = await start(stage)
+        assert (await stage.answer_to(asked.id)).type == DONE
+        assert len(fired) == 2
+
+    run(stage, test)
+
+
 def test_a_saga_that_stood_still_after_a_timer_goes_on_with_a_fixed_handler(stage: Stage) -> None:
     async def test() -> None:
         first = await stage.run(orders(notes_after_a_while, break_at_bad))
@@ -424,7 +445,6 @@ def test_a_timer_passes_by_a_saga_that_a_reply_holds_and_both_get_through(tmp_pa
             assert await store.lock(connection, held.id) is not None
             other = await start(stage, "other")
             assert (await stage.answer_to(other.id)).type == DONE
-            await store.clear_timers(connection, held.id, "no such step")
             still = await connection.execute(store.timer.delete().where(timer.c.subject == held.id, timer.c.kind == "deadline"))
             assert still.rowcount == 1
         assert (await stage.answer_to(held.id)).type == DONE

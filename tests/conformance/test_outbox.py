@@ -7,13 +7,14 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Select, delete, func, select, update
 
 from eventplat.broker.topology import Names
 from eventplat.broker.transport import Confirmed, Outcome, Outgoing, Returned
-from eventplat.clock import SystemClock
+from eventplat.clock import Clock, SystemClock
 from eventplat.errors import BrokerUnavailable
 from eventplat.messages.envelope import DONE, RUNNING
 from eventplat.messages.ids import derived_id
@@ -31,6 +32,7 @@ from eventplat.transactions.dispatch import Dispatcher
 from eventplat.transactions.outbox import event_log, outbox, sequence
 from eventplat.transactions.owner import Owner, process
 from eventplat.transactions.relay import Relay
+from eventplat.transactions.stored import properties_text
 from eventplat.transactions.unit_of_work import Sender, Transactions
 from tests.conformance.stage import until
 
@@ -59,7 +61,8 @@ class Broker:
         self.sent += batch
         if self.before_confirm is not None:
             await self.before_confirm()
-        outcomes: list[Outcome] = [Returned("312 NO_ROUTE") if self.is_unbound else Confirmed() for _ in batch]
+        returned = [self.is_unbound and outgoing.mandatory for outgoing in batch]  # else it is dropped, and confirmed
+        outcomes: list[Outcome] = [Returned("312 NO_ROUTE") if is_returned else Confirmed() for is_returned in returned]
         if self.settles_at_most is not None and len(batch) > self.settles_at_most:
             known = [*outcomes[: self.settles_at_most], *[None] * (len(batch) - self.settles_at_most)]
             raise BrokerUnavailable("over time", outcomes=known)
@@ -73,8 +76,8 @@ class Broker:
 class Instance:
     """The sending half of one process."""
 
-    def __init__(self, url: str, term_s: float) -> None:
-        self.clock, self.broker = SystemClock(), Broker()
+    def __init__(self, url: str, term_s: float, clock: Clock | None = None) -> None:
+        self.clock, self.broker = clock or SystemClock(), Broker()
         self.database = Database(url, service="orders", clock=self.clock)
         sender = Sender("orders", Names(), self.clock, random.SystemRandom())
         self.owner = Owner(self.database, "orders", new_id=sender.new_id, term_s=term_s, clock=self.clock)
@@ -115,8 +118,8 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @asynccontextmanager
-async def instance(url: str, *, term_s: float = 6.0, relays: bool = True) -> AsyncIterator[Instance]:
-    one = Instance(url, term_s)
+async def instance(url: str, *, term_s: float = 6.0, relays: bool = True, clock: Clock | None = None) -> AsyncIterator[Instance]:
+    one = Instance(url, term_s, clock)
     await upgrade(one.database)
     await one.owner.start()
     await one.dispatcher.start()
@@ -204,6 +207,55 @@ def test_rows_of_a_living_process_are_never_adopted(url: str) -> None:
             slow.broker.is_away = False
             await slow.all_left()
             assert slow.broker.ids == [id_]
+
+    asyncio.run(test())
+
+
+class Behind(SystemClock):
+    """A machine whose clock is an hour behind."""
+
+    def time_us(self) -> int:
+        return super().time_us() - 3_600_000_000
+
+
+def test_a_process_lives_by_the_clock_of_the_database_whatever_its_own_says() -> None:
+    from tests.servers import fresh_database  # noqa: PLC0415 - SQLite has no clock but the process's own
+
+    async def test(url: str) -> None:
+        async with instance(url, relays=False, clock=Behind()) as slow, instance(url) as other:
+            slow.broker.is_away = True
+            (id_,) = await slow.publish(Placed(order_id="1"))
+            await slow.owner._renew()
+            await other.relay.run_once()
+            assert await other.rows(select(outbox.c.id, outbox.c.owner)) == [(id_, slow.owner.id)]
+
+    asyncio.run(test(fresh_database()))
+
+
+class Watched(SystemClock):
+    """Knows how long it was slept on."""
+
+    def __init__(self) -> None:
+        self.slept: list[float] = []
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        await super().sleep(seconds)
+
+
+def test_a_process_that_could_not_renew_its_term_publishes_nothing(url: str) -> None:
+    clock = Watched()
+
+    async def test() -> None:
+        async with instance(url, relays=False, clock=clock) as one:
+            await one.owner._loop.stop()
+            one.owner._renewed -= 5.0  # of a term of 6 s
+            (id_,) = await one.publish(Placed(order_id="1"))
+            await until(lambda: 0.2 in clock.slept or one.broker.sent, "the dispatcher waits for a fresh term")
+            assert one.broker.ids == []
+            await one.owner._renew()
+            await one.all_left()
+            assert one.broker.ids == [id_]
 
     asyncio.run(test())
 
@@ -336,6 +388,34 @@ def test_the_order_of_a_key_has_no_fork_and_no_gap_over_twenty_concurrent_transa
     asyncio.run(test())
 
 
+def test_what_a_row_keeps_is_what_was_sent_with_its_place_in_the_order(url: str) -> None:
+    async def test() -> None:
+        async with instance(url) as one:
+            one.broker.is_away = True
+            await one.publish(Placed(order_id="a"))
+            async with one.transactions.begin() as work:
+                ids = [work.publish(Placed(order_id=key, n=n)) for n, key in enumerate(("a", "z", "größe", "a", "Z", "a"))]
+                ids.append(work.send(Pack(order_id="a")))
+                work.publish(Placed(order_id="a"), after_s=3_600)
+            kept = {id_: text for id_, text in await one.rows(select(outbox.c.id, outbox.c.properties))}  # noqa: C416
+            logged = {id_: text for id_, text in await one.rows(select(event_log.c.id, event_log.c.properties))}  # noqa: C416
+            numbers = {id_: (seq, prev) for id_, seq, prev in await one.rows(select(event_log.c.id, event_log.c.seq, event_log.c.prev))}
+            one.broker.is_away = False
+            await until(lambda: len(one.broker.sent) == 1 + len(ids))
+            sent = {outgoing.properties.message_id: outgoing.properties for outgoing in one.broker.sent}
+            assert {id_: kept[id_] for id_ in sent} == {id_: properties_text(properties) for id_, properties in sent.items()}
+            assert logged == {id_: kept[id_] for id_ in logged}
+            heads: dict[object, tuple[Any, Any]] = {
+                id_: (properties.headers.get("seq"), properties.headers.get("prev")) for id_, properties in sent.items()
+            }
+            assert {id_: numbers[id_] for id_ in ids[:-1]} == {id_: heads[id_] for id_ in ids[:-1]}
+            first, second, third = (heads[ids[n]] for n in (0, 3, 5))
+            assert (second, third) == ((first[0] + 1, first[0]), (first[0] + 2, first[0] + 1))
+            assert (heads[ids[1]][1], heads[ids[-1]]) == (None, (None, None))
+
+    asyncio.run(test())
+
+
 def test_a_letter_sent_again_under_its_id_changes_nothing_and_is_not_published_by_a_second_process(url: str) -> None:
     async def test() -> None:
         async with instance(url, relays=False) as one, instance(url, relays=False) as other:
@@ -405,6 +485,41 @@ def test_a_commit_that_becomes_visible_long_after_it_was_given_up_is_found_by_a_
                 await outboxes.append(connection, [letter], one.owner.id)
             await one.all_left()
             assert one.broker.ids == [letter.envelope.id]
+
+    asyncio.run(test())
+
+
+def test_a_row_that_is_committed_after_a_newer_one_is_sent_too(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "SWEEP_S", 0.05)
+
+    async def test() -> None:
+        async with instance(url, relays=False) as one:
+            letters = [one.transactions.sender.letter(Pack(order_id=id_), cause=None) for id_ in "12"]
+            older, newer = sorted(letters, key=lambda letter: letter.envelope.id)
+            for letter in (newer, older):
+                async with one.database.transaction() as connection:  # nobody is told: the rows are found by a sweep
+                    await outboxes.append(connection, [letter], one.owner.id)
+                await one.all_left()
+            assert one.broker.ids == [newer.envelope.id, older.envelope.id]
+
+    asyncio.run(test())
+
+
+def test_rows_that_were_not_confirmed_go_before_those_that_came_later(url: str) -> None:
+    async def test() -> None:
+        async with instance(url) as one:
+            later: list[str] = []
+
+            async def publish_another() -> None:
+                one.broker.before_confirm = None
+                later.extend(await one.publish(Placed(order_id="1", n=2)))
+                raise BrokerUnavailable("away")
+
+            one.broker.before_confirm = publish_another
+            (first,) = await one.publish(Placed(order_id="1", n=1))
+            await until(lambda: later)
+            await one.all_left()
+            assert one.broker.ids == [first, first, *later]
 
     asyncio.run(test())
 

@@ -102,7 +102,7 @@ def test_a_paused_handler_takes_nothing_in_any_instance_until_it_is_resumed(stag
             assert (await stage.ask(Ping())).type == DONE, "the others go on"
         assert shop.begun == []
         assert await stage.transport.depth(stage.names.queue(HANDLER)) == 2
-        assert all(each.is_ready for each in (runner, other, late)), "waiting is well"
+        assert all(not each.missing() for each in (runner, other, late)), "waiting is well"
 
         (state,) = [state for name, state in (await control.list()).items() if name == HANDLER]
         assert state.pause is not None
