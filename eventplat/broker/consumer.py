@@ -86,6 +86,8 @@ class Consumer:
     async def pause(self) -> None:
         """Take nothing new and give back what has not begun; what runs goes on. Also before the start."""
         self.is_paused = True
+        if self._changing is not None:  # between two subscriptions it would leave one behind
+            await asyncio.wait({self._changing})
         subscription, self._subscription = self._subscription, None
         try:
             if subscription is not None:
@@ -167,7 +169,7 @@ class Consumer:
 
     def _measure(self, deliveries: int, began: float, ended: float) -> None:
         self._measured.handled(deliveries, ended - began)
-        if self._is_over or (self._changing is not None and not self._changing.done()):
+        if self._is_over or self.is_paused or (self._changing is not None and not self._changing.done()):
             return
         if (prefetch := self._measured.change(ended)) is not None:
             self._changing = asyncio.create_task(self._hold(prefetch), name=f"prefetch of {self.queue.name}")
