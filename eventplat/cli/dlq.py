@@ -222,9 +222,9 @@ async def _edit(message_id: str, body: str | None, handler: str | None, modules:
             raise click.ClickException("the editor was left without saving: nothing is changed")
         letters = desk.dead_letters
         change = await letters.edit(message_id, body, against=against, handler=row.handler, dry_run=True)
-        if not is_json:
-            click.echo(change.diff or "nothing is changed")
-        is_done = bool(change.diff) and not is_dry and (is_sure or is_json or click.confirm("change it?", err=True))
+        if not (is_json and is_sure):
+            click.echo(change.diff or "nothing is changed", err=is_json)
+        is_done = bool(change.diff) and not is_dry and (is_sure or click.confirm("change it?", err=True))
         if is_done:
             await letters.edit(message_id, body, against=against, handler=row.handler)
     if is_json:

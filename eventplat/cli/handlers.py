@@ -9,7 +9,9 @@ from typing import Any
 import click
 
 from eventplat.broker.connect import open_transport
+from eventplat.broker.partitions import PARTITIONS_MAX, partition_name
 from eventplat.broker.topology import Names
+from eventplat.broker.transport import Transport
 from eventplat.cli.desks import Desk, opened
 from eventplat.cli.output import age, as_json, dry_run, in_services, moment, print_json, print_table
 from eventplat.clock import SystemClock
@@ -110,9 +112,19 @@ async def _depths(settings: Settings, handlers: Sequence[str]) -> Depths:
         click.echo(f"the queues are not shown: {error}", err=True)
         return {}
     try:
-        return {handler: await transport.depth(Names(settings.prefix).queue(handler)) for handler in handlers}
+        return {handler: await _depth(transport, Names(settings.prefix).queue(handler)) for handler in handlers}
     finally:
         await transport.close()
+
+
+async def _depth(transport: Transport, queue: str) -> int | None:
+    """Of a handler's queue and its further partitions."""
+    depth = whole = await transport.depth(queue)
+    for number in range(1, PARTITIONS_MAX):
+        if whole is None or depth is None or (depth := await transport.depth(partition_name(queue, number))) is None:
+            break
+        whole += depth
+    return whole
 
 
 async def _change(handlers: Sequence[str], modules: Sequence[str], reason: str, *, is_pause: bool, is_dry: bool, is_json: bool) -> None:

@@ -33,7 +33,7 @@ from eventplat.service.edits import Edit, check, diff_of
 from eventplat.settings import Settings
 from eventplat.storage.database import Database
 from eventplat.storage.services import services_of
-from eventplat.transactions import dead_letters, watermark
+from eventplat.transactions import dead_letters
 from eventplat.transactions.dead_letters import CHUNK, Group, Key, Where
 from eventplat.transactions.pending import Pending, PendingState
 
@@ -205,7 +205,8 @@ class DeadLetters:
             if dry_run:
                 return row
             async with self._database.transaction() as connection:
-                if await watermark.skip(connection, row.handler, row.message_id):
+                key = (row.handler, row.message_id)
+                if await dead_letters.skip(connection, key, by=self.by, at_us=self._clock.time_us()):
                     return row
         raise NoSuchMessage(f"message {message_id} is not held, it is {row.state}")
 

@@ -249,7 +249,8 @@ class Pipeline:
     async def _give_up(self, endpoint: Endpoint, envelope: Envelope, attempts: int, error: Exception | None) -> None:
         if error is None:
             error = EventplatError(f"its process died during each of its last attempts, {attempts} in all")
-        logger.error("%s gives up on %s after %d attempts", endpoint.identity, envelope.id, attempts, exc_info=error)
+        logger.error("%s gives up on %s after %d attempts; see `eventplat dlq show %s`",
+                     endpoint.identity, envelope.id, attempts, envelope.id, exc_info=error)  # fmt: skip
         async with self.transactions.begin(envelope) as work:
             record = error_record(error, attempts, self._clock.time_us())
             await pending.record(

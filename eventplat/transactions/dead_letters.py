@@ -183,6 +183,15 @@ async def discard(connection: AsyncConnection, keys: Sequence[Key], *, is_final:
     return gone
 
 
+async def skip(connection: AsyncConnection, key: Key, *, by: str, at_us: int) -> bool:
+    """Let a held message go without the one it waits for; False where no such message is held."""
+    for row in await _locked(connection, [key], ("held",)):
+        noted = with_entry(json.loads(row.errors), action_record("skipped to", by=by, now_us=at_us))
+        await connection.execute(update(pending).where(*_is(key)).values(errors=json.dumps(noted)))
+        return await watermark.skip(connection, *key)
+    return False
+
+
 async def _go_on_without(connection: AsyncConnection, row: Row[Any]) -> None:
     """Let what an ordered handler holds behind `row` go."""
     if row.key is None or row.seq is None:

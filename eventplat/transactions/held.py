@@ -77,8 +77,8 @@ class Held:
         self._warned.add(row.message_id)
         what = "which has not come" if before is None else f"event {before.message_id}, which is {before.state}"
         logger.warning(
-            "%s holds event %s of key %r in stream %r from %s: it waits for seq %d, %s. Replay that one, or skip it",
-            row.handler, row.message_id, row.key, row.stream, row.source, row.prev, what,
+            "%s holds event %s of key %r in stream %r from %s: it waits for seq %d, %s. Replay that one, or `eventplat dlq skip %s`",
+            row.handler, row.message_id, row.key, row.stream, row.source, row.prev, what, row.message_id,
         )  # fmt: skip
 
 

@@ -37,3 +37,37 @@ async def test_a_quick_consumer_comes_to_hold_what_is_configured_and_loses_nothi
 
     assert sorted(handled) == sorted(bodies(COUNT))
     assert await corner.left_in(queue) == []
+
+
+@conformance
+async def test_a_consumer_that_is_paused_while_its_prefetch_changes_takes_nothing_more(corner: Corner) -> None:
+    queue, write = await corner.direct()
+    handled: list[bytes] = []
+    all_done = asyncio.Event()
+
+    async def process(deliveries: Sequence[Delivery]) -> None:
+        for delivery in deliveries:
+            await asyncio.sleep(0)
+            handled.append(delivery.body)
+            delivery.ack()
+        if len(handled) == COUNT:
+            all_done.set()
+
+    await corner.publish(*numbered(write, COUNT))
+    consumer = Consumer(corner.transport, queue, process, prefetch=64, concurrency=1, clock=SystemClock())
+    await consumer.start()
+    async with asyncio.timeout(20):
+        while consumer._changing is None or consumer._changing.done():
+            assert len(handled) < COUNT, "it never changed"
+            await asyncio.sleep(0)
+    await consumer.pause()
+    async with asyncio.timeout(20):
+        while consumer.in_flight:
+            await asyncio.sleep(0)
+
+    assert not consumer.is_active
+    await corner.until_depth(queue, COUNT - len(handled))
+    await consumer.resume()
+    await asyncio.wait_for(all_done.wait(), 20)
+    await consumer.stop()
+    assert sorted(handled) == sorted(bodies(COUNT))

@@ -148,6 +148,7 @@ def test_a_discard_without_anybody_to_ask_changes_nothing(shop: Terminal, monkey
 def test_a_held_message_is_skipped_to(shop: Terminal) -> None:
     assert shop.type("dlq", "skip", IDS[2], "--dry-run").out == f"{ON_PLACED} would go on with {IDS[2]}\n"
     assert shop.type("dlq", "skip", IDS[2]).out == f"{ON_PLACED} goes on with {IDS[2]}\n"
+    assert [entry["action"] for entry in told(shop, "dlq", "show", IDS[2])["history"]] == ["skipped to"]
     assert shop.type("dlq", "skip", IDS[2]).code == 1
 
 

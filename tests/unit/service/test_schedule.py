@@ -20,7 +20,7 @@ DAY_US = 24 * 60 * MINUTE_US
 
 def us(text: str, zone: str = "Europe/London") -> int:
     """A wall clock's time in microseconds since 1970; "fold" behind it: the second of two."""
-    text, _, fold = text.partition(" fold")
+    text, fold, _ = text.partition(" fold")
     return int(datetime.fromisoformat(text).replace(tzinfo=ZoneInfo(zone), fold=1 if fold else 0).timestamp()) * 1_000_000
 
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -14,7 +15,9 @@ from eventplat.errors import Rejected
 from eventplat.messages.message import Command, Event, Key, Query
 from eventplat.retry import Retry
 from eventplat.sagas.saga import Saga
+from eventplat.service import pausing
 from eventplat.service.context import Context
+from eventplat.service.handler_control import HandlerControl
 from eventplat.service.service import Service
 from eventplat.testing.harness import Harness
 from tests.conformance.stage import until
@@ -163,5 +166,38 @@ def test_a_saga_sleeps_until_the_clock_is_moved() -> None:
         assert await asked == "shipped"
         with pytest.raises(LookupError):
             harness.saga(ship, "b")
+
+    run(test)
+
+
+def test_a_cron_runs_when_the_clock_passes_its_times() -> None:
+    async def test() -> None:
+        times: list[datetime] = []
+        service = Service("shop")
+
+        @service.cron("*/10 * * * * *", timezone="Asia/Kathmandu")
+        async def look(ctx: Context) -> None:
+            times.append(ctx.now.replace(microsecond=0))
+
+        async with Harness(service) as harness:
+            await harness.advance(seconds=20)
+
+        assert [moment.second for moment in times] == [10, 20]
+
+    asyncio.run(test())
+
+
+def test_messages_that_wait_for_a_paused_handler_keep_no_test_from_coming_to_rest() -> None:
+    async def test(harness: Harness, shop: Shop) -> None:
+        control = HandlerControl(harness._process.runners[0].out.database)
+        await control.pause("shop.on-placed")
+        await harness.advance(seconds=pausing.EVERY_S)
+        await harness.publish(Placed(order_id="a"))
+        await harness.quiet()
+        assert shop.thanked == []
+
+        await control.resume("shop.on-placed")
+        await harness.advance(seconds=pausing.EVERY_S)
+        assert shop.thanked == [1]
 
     run(test)
