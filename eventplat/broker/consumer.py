@@ -60,7 +60,7 @@ class Consumer:
         self._clock, self._measured = clock, Prefetch(slots=concurrency, batch=batch, most=prefetch)
         self._changing: asyncio.Task[None] | None = None
         self._is_filling = False
-        self._is_over = False
+        self._is_leaving = self._is_over = False
 
     @property
     def in_flight(self) -> int:
@@ -73,14 +73,16 @@ class Consumer:
         return self._subscription is not None and self._subscription.is_active
 
     async def start(self) -> None:
-        self._is_over = False
+        self._is_leaving = self._is_over = False
         prefetch = self._prefetch if self._clock is None else self._measured.current
         self._subscription = await self._transport.consume(self.queue, self._receive, prefetch=prefetch)
 
     async def stop(self, within_s: float = 10.0) -> None:
         """Take nothing new, handle within `within_s` seconds what was delivered; the rest comes again elsewhere."""
-        if self._changing is not None:  # between two subscriptions it would leave one behind
+        self._is_leaving = True
+        if self._changing is not None:  # cut off between two subscriptions it would leave one behind
             await asyncio.wait({self._changing}, timeout=within_s)
+            self._changing.cancel()
         if self._subscription is not None:
             await self._subscription.cancel()
         try:
@@ -135,18 +137,20 @@ class Consumer:
 
     def _measure(self, deliveries: int, began: float, ended: float) -> None:
         self._measured.handled(deliveries, ended - began)
-        if self._is_over or (self._changing is not None and not self._changing.done()):
+        if self._is_leaving or (self._changing is not None and not self._changing.done()):
             return
+        held = self._measured.current
         if (prefetch := self._measured.change(ended)) is not None:
-            self._changing = asyncio.create_task(self._hold(prefetch), name=f"prefetch of {self.queue.name}")
+            self._changing = asyncio.create_task(self._hold(prefetch, held), name=f"prefetch of {self.queue.name}")
 
-    async def _hold(self, prefetch: int) -> None:
+    async def _hold(self, prefetch: int, held: int) -> None:
         """Go on with another prefetch: the broker takes one with a new consumer only. What was delivered stays here."""
         before = self._subscription
         try:
             self._subscription = await self._transport.consume(self.queue, self._receive, prefetch=prefetch)
         except BrokerError as error:  # the one before it comes back by itself
-            logger.info("%s goes on with the prefetch it has: %s", self.queue.name, error)
+            logger.info("%s goes on with a prefetch of %d: %s", self.queue.name, held, error)
+            self._measured.current = held
             return
         if before is not None:
             await before.cancel()
