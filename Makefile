@@ -7,23 +7,28 @@ MAKEFLAGS += --no-print-directory
 
 VENV := .venv
 BIN := $(VENV)/bin
+PEERS := .venv-bench
 ARGS ?=
 FIND_PYTHON := for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	if $$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then break; fi; python=; done; \
 	if [ -z "$$python" ]; then echo "no Python >= 3.11 with venv; as root: apt-get install -y python3 python3-venv" >&2; exit 1; fi
 
-.PHONY: help demo test check bench campaign-faults campaign-messages campaign-restarts campaign-cluster campaign-memory \
-	campaign-brokers campaign-compose lock compose-env clean venv
+.PHONY: help demo test check bench campaign-faults campaign-messages campaign-partitions campaign-restarts campaign-cluster \
+	campaign-memory campaign-brokers campaign-compose lock compose-env clean venv
 
 help:  ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 22
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 24
 
 demo: $(VENV)/.installed  ## Run the shop in one process and check every unit of stock and money (ARGS="--count 1000")
 	rm -rf .eventplat/demo
 	$(BIN)/eventplat demo --data .eventplat/demo $(ARGS)
 
 test: $(VENV)/.installed-dev  ## Run the tests; they start a private RabbitMQ and PostgreSQL (ARGS="-k saga")
-	$(BIN)/python -m pytest $(ARGS)
+	@failed=0 none=0; \
+	run() { $(BIN)/python -m pytest "$$@" $(ARGS) || case $$? in 5) none=$$((none + 1));; *) failed=1;; esac; }; \
+	run -n 2 --maxschedchunk 1 -m "not alone"; \
+	run -m alone; \
+	if [ $$none = 2 ]; then exit 5; fi; exit $$failed
 
 check: $(VENV)/.installed-dev  ## ruff, mypy --strict, the import rules, pyright on the public types
 	$(BIN)/ruff check .
@@ -31,7 +36,7 @@ check: $(VENV)/.installed-dev  ## ruff, mypy --strict, the import rules, pyright
 	$(BIN)/lint-imports --no-cache
 	if [ -d tests/typing ]; then $(BIN)/pyright --pythonpath $(BIN)/python tests/typing; fi
 
-bench: $(VENV)/.installed-dev  ## Measure eventplat on RabbitMQ and PostgreSQL
+bench: $(VENV)/.installed-dev $(PEERS)/.installed  ## Measure eventplat beside its peers (ARGS="--suite publish --rounds 3", "--quick")
 	$(BIN)/python -m benchmarks $(ARGS)
 
 campaign-faults: $(VENV)/.installed-dev  ## Kill services, broker and database at every crash point, for long
@@ -52,6 +57,9 @@ campaign-memory: $(VENV)/.installed-dev  ## Ten minutes, the broker down for fiv
 campaign-brokers: $(VENV)/.installed-dev  ## Transport suite and messages on RabbitMQ images, deprecated features denied (ARGS="rabbitmq:4")
 	$(BIN)/python -m tests.faults.brokers $(ARGS)
 
+campaign-partitions: $(VENV)/.installed-dev  ## An ordered handler in 1, 3 and 1 processes under traffic (ARGS="--events 50000")
+	$(BIN)/python -m tests.faults.partitions $(ARGS)
+
 campaign-compose: .env $(VENV)/.installed  ## The demo against containers, which are killed meanwhile (ARGS="--count 300")
 	export COMPOSE_PROJECT_NAME=eventplat-campaign; \
 	trap 'docker compose down --volumes --timeout 20' EXIT; \
@@ -71,11 +79,15 @@ lock: pyproject.toml  ## Pin the newest releases that pyproject.toml allows (LOC
 	"$$room/bin/pip" freeze --local --exclude eventplat > "$$room/run"; \
 	"$$room/bin/pip" install --quiet $(LOCK_OPTIONS) --constraint "$$room/run" --group dev; \
 	"$$room/bin/pip" freeze --local --exclude eventplat > "$$room/dev"; \
-	cp "$$room/run" requirements.lock; cp "$$room/dev" requirements-dev.lock; \
-	wc -l requirements.lock requirements-dev.lock
+	$$python -m venv "$$room/peers"; \
+	"$$room/peers/bin/pip" install --quiet --upgrade 'pip>=25.1'; \
+	"$$room/peers/bin/pip" install --quiet $(LOCK_OPTIONS) --group bench; \
+	"$$room/peers/bin/pip" freeze --local > "$$room/bench"; \
+	cp "$$room/run" requirements.lock; cp "$$room/dev" requirements-dev.lock; cp "$$room/bench" requirements-bench.lock; \
+	wc -l requirements.lock requirements-dev.lock requirements-bench.lock
 
 clean:  ## Remove what can be made again: .venv, caches, the demo's data
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .eventplat build dist
+	rm -rf $(VENV) $(PEERS) benchmarks/results .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .eventplat build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 venv: $(VENV)/.installed-dev
@@ -87,4 +99,9 @@ $(VENV)/.installed: pyproject.toml requirements.lock
 
 $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements-dev.lock
+	@touch $@
+
+$(PEERS)/.installed: requirements-bench.lock
+	@$(FIND_PYTHON); [ -x $(PEERS)/bin/python ] || $$python -m venv $(PEERS)
+	$(PEERS)/bin/pip install --quiet --disable-pip-version-check --requirement requirements-bench.lock
 	@touch $@

@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol
+import types
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from typing import Any, Protocol, TypeVar
 
 from eventplat.clock import Clock
+from eventplat.errors import EventplatError
+
+T = TypeVar("T")
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+COLLECT_AFTER = (10_000, 20, 50)   # new objects, young and middle collections: a message makes some hundred and no cycles
 STOP_S = 10.0  # how long a turn may go on after the loop was told to stop
 
 logger = logging.getLogger(__name__)
@@ -76,7 +82,10 @@ class Loop:
             except (Exception, asyncio.CancelledError) as error:
                 if is_own_cancellation(error):
                     raise
-                logger.exception("%s failed; trying again in %.1f s", self.name, delay)
+                if isinstance(error, EventplatError):  # it says all there is to know: the database is away, say
+                    logger.warning("%s failed; trying again in %.1f s: %s", self.name, delay, error)
+                else:
+                    logger.exception("%s failed; trying again in %.1f s", self.name, delay)
                 wait_s, delay = delay, min(delay * 2, self._slowest_s)
             if not self._stopping:
                 await self._pause(self._every_s if wait_s is None else wait_s)
@@ -137,3 +146,48 @@ async def until_signalled() -> None:
     for number in STOP_SIGNALS:
         loop.add_signal_handler(number, ask)
     await asked.wait()
+
+
+async def within(timeout_s: float, coroutine: Coroutine[Any, Any, T]) -> T:
+    """What `coroutine` returns, unless it takes longer than `timeout_s` seconds from when it first waits.
+
+    What never waits needs no timer: nothing could interrupt it. Most handlers of messages that are applied in memory, or
+    gathered for a batch, are like that, and a timer for each would be a tenth of their time.
+
+    Raises:
+        TimeoutError: It was cancelled for that.
+    """
+    try:
+        waited = coroutine.send(None)
+    except StopIteration as over:
+        return over.value  # type: ignore[no-any-return]
+    async with asyncio.timeout(timeout_s):
+        return await _go_on(coroutine, waited)
+
+
+@types.coroutine
+def _go_on(coroutine: Coroutine[Any, Any, T], waited: Any) -> Generator[Any, Any, T]:
+    """The rest of a coroutine that has begun and waits for `waited`: `yield from`, one step later (PEP 380)."""
+    try:
+        while True:
+            try:
+                sent = yield waited
+            except GeneratorExit:
+                coroutine.close()
+                raise
+            except BaseException as error:  # a cancellation above all: the coroutine decides
+                waited = coroutine.throw(error)
+            else:
+                waited = coroutine.send(sent)
+    except StopIteration as over:
+        return over.value  # type: ignore[no-any-return]
+
+
+def spare_the_collector() -> None:
+    """What a process has loaded and started stays for good: let the garbage collector not look at it again, nor so often.
+
+    For the process's own entry point only: what is garbage by now is collected, what becomes garbage of this later is not.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*COLLECT_AFTER)

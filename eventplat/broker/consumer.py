@@ -25,6 +25,8 @@ from eventplat.errors import BrokerError
 
 logger = logging.getLogger(__name__)
 
+CHANGE_S = 10.0     # as long as consuming anew may take
+
 Process = Callable[[Sequence[Delivery]], Awaitable[None]]
 
 
@@ -55,17 +57,23 @@ class Consumer:
         self._transport, self._process = transport, process
         self._prefetch, self.concurrency, self._batch = prefetch, concurrency, batch
         self._waiting: deque[Delivery] = deque()
-        self._running: dict[asyncio.Task[None], int] = {}    # and how many deliveries each has
+        self._running: dict[asyncio.Task[None], Sequence[Delivery]] = {}
         self._subscription: Subscription | None = None
         self._clock, self._measured = clock, Prefetch(slots=concurrency, batch=batch, most=prefetch)
         self._changing: asyncio.Task[None] | None = None
         self._is_filling = False
         self._is_leaving = self._is_over = False
+        self.is_paused = False
+
+    @property
+    def queues(self) -> tuple[str, ...]:
+        """The names of the queues that it is there for."""
+        return (self.queue.name,)
 
     @property
     def in_flight(self) -> int:
         """Deliveries being handled now."""
-        return sum(self._running.values())
+        return sum(len(deliveries) for deliveries in self._running.values())
 
     @property
     def is_active(self) -> bool:
@@ -77,12 +85,31 @@ class Consumer:
         prefetch = self._prefetch if self._clock is None else self._measured.current
         self._subscription = await self._transport.consume(self.queue, self._receive, prefetch=prefetch)
 
+    async def pause(self) -> None:
+        """Take nothing new and give back what has not begun; what runs goes on. Also before the start."""
+        self.is_paused = True
+        try:
+            await self._end_change(CHANGE_S)
+            subscription, self._subscription = self._subscription, None
+            if subscription is not None:
+                await subscription.cancel()  # first: what is given back would be delivered here again
+        finally:
+            while self._waiting:
+                self._waiting.pop().give_back()
+
+    async def resume(self) -> None:
+        """Go on where `pause` stopped.
+
+        Raises:
+            BrokerUnavailable: It is still paused.
+        """
+        await self.start()
+        self.is_paused = False
+        self._fill()
+
     async def stop(self, within_s: float = 10.0) -> None:
         """Take nothing new, handle within `within_s` seconds what was delivered; the rest comes again elsewhere."""
-        self._is_leaving = True
-        if self._changing is not None:  # cut off between two subscriptions it would leave one behind
-            await asyncio.wait({self._changing}, timeout=within_s)
-            self._changing.cancel()
+        await self._end_change(within_s)
         if self._subscription is not None:
             await self._subscription.cancel()
         try:
@@ -95,9 +122,13 @@ class Consumer:
         self._is_over = True
         while self._waiting:
             self._waiting.pop().requeue()  # counted as a delivery: therefore only what is left in the end
-        for task in self._running:
+        cut_off = dict(self._running)
+        for task in cut_off:
             task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        await asyncio.gather(*cut_off, return_exceptions=True)
+        for deliveries in cut_off.values():
+            for delivery in deliveries:
+                delivery.requeue()  # where the process goes on, the broker would wait for it; what was settled stays settled
 
     def _receive(self, delivery: Delivery) -> None:
         if self._is_over:
@@ -112,10 +143,11 @@ class Consumer:
 
     def _fill(self) -> None:
         self._is_filling = False
-        while self._waiting and len(self._running) < self.concurrency and not self._is_over:
-            taken = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._batch))]
+        while self._waiting and len(self._running) < self.concurrency and not (self._is_over or self.is_paused):
+            taken = [self._waiting.popleft()]
+            taken += [self._waiting.popleft() for _ in range(min(len(self._waiting), self._batch - 1))]
             task = asyncio.create_task(self._handle(taken))
-            self._running[task] = len(taken)
+            self._running[task] = taken
             task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
@@ -142,6 +174,13 @@ class Consumer:
         held = self._measured.current
         if (prefetch := self._measured.change(ended)) is not None:
             self._changing = asyncio.create_task(self._hold(prefetch, held), name=f"prefetch of {self.queue.name}")
+
+    async def _end_change(self, within_s: float) -> None:
+        """No other prefetch from now on. A change is heard out: cut off between two subscriptions it would leave one behind."""
+        self._is_leaving = True
+        if self._changing is not None:
+            await asyncio.wait({self._changing}, timeout=within_s)
+            self._changing.cancel()
 
     async def _hold(self, prefetch: int, held: int) -> None:
         """Go on with another prefetch: the broker takes one with a new consumer only. What was delivered stays here."""

@@ -39,6 +39,11 @@ class Batch:
         if not self.left and not self.done.done():
             self.done.set_result(None)
 
+    def expire(self) -> None:
+        """Its time is over."""
+        if not self.done.done():
+            self.done.set_exception(TimeoutError())
+
     def fail(self, reason: str) -> None:
         """Give up: some may have arrived."""
         self.is_over = True

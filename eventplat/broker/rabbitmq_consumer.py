@@ -18,46 +18,70 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
+from collections.abc import Callable
+from itertools import count
+from typing import Any, NamedTuple
 
 from eventplat.broker.rabbitmq_acks import Acks
 from eventplat.broker.rabbitmq_connection import Backoff, Channel, ChannelEnded, Link, resolve
+from eventplat.broker.rabbitmq_frames import Arrived
 from eventplat.broker.rabbitmq_properties import delivery_count, from_pika
+from eventplat.broker.rabbitmq_wire import deliver_directly
 from eventplat.broker.topology import Queue
 from eventplat.broker.transport import Receive
 from eventplat.errors import BrokerUnavailable, TopologyMissing
 from eventplat.messages.codec import Properties
+from eventplat.observability.metrics import CONSUMERS_LOST
 
 logger = logging.getLogger(__name__)
 
 NOT_FOUND = 404
+
+_numbers = count(1)
+
+
+class Progress(NamedTuple):
+    """How far a consumer has come.
+
+    Attributes:
+        attachment: The number of its stay on one channel.
+    """
+
+    attachment: int
+    received: int
+    unsettled: int
 
 
 class RabbitDelivery:
     """One message, bound to the channel it came on."""
 
     __slots__ = (
-        "_is_settled", "_source", "_tag", "body", "delivery_count", "exchange", "properties", "queue", "redelivered", "routing_key",
+        "_is_settled", "_source", "body", "delivery_count", "exchange", "properties", "queue", "redelivered", "routing_key", "tag",
     )
 
-    def __init__(self, source: Attachment, queue: str, method: Any, properties: Properties, body: bytes, count: int) -> None:
-        self._source, self._tag, self._is_settled = source, int(method.delivery_tag), False
-        self.queue, self.properties, self.body, self.delivery_count = queue, properties, body, count
-        self.exchange: str = method.exchange
-        self.routing_key: str = method.routing_key
-        self.redelivered: bool = method.redelivered
+    def __init__(
+        self, source: Attachment, tag: int, queue: str, exchange: str, routing_key: str, redelivered: bool, properties: Properties,
+        body: bytes, count: int,
+    ) -> None:  # fmt: skip
+        self._source, self.tag, self._is_settled = source, tag, False
+        self.queue, self.exchange, self.routing_key, self.redelivered = queue, exchange, routing_key, redelivered
+        self.properties, self.body, self.delivery_count = properties, body, count
 
     def ack(self) -> None:
         if self._settles():
-            self._source.ack(self._tag)
+            self._source.ack(self.tag)
 
     def requeue(self) -> None:
         if self._settles():
-            self._source.reject(self._tag, requeue=True)
+            self._source.reject(self.tag, requeue=True)
+
+    def give_back(self) -> None:
+        if self._settles():
+            self._source.give_back(self.tag)
 
     def dead_letter(self) -> None:
         if self._settles():
-            self._source.reject(self._tag, requeue=False)
+            self._source.reject(self.tag, requeue=False)
 
     def _settles(self) -> bool:
         first, self._is_settled = not self._is_settled, True
@@ -73,9 +97,11 @@ class Attachment:
         self._needs_acks = queue.type != "exclusive"
         self._is_flushing = self._is_stopping = False
         self.is_consuming = False
+        self.number, self.received = next(_numbers), 0
         self._tag = ""
+        self._forget: Callable[[], None] = lambda: None
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        channel.ended.add_done_callback(lambda ended: resolve(self.ended, str(ended.result())))
+        channel.ended.add_done_callback(self._on_ended)
 
     async def begin(self, prefetch: int) -> None:
         """Declare what is exclusive, then consume.
@@ -92,6 +118,7 @@ class Attachment:
             await ask(raw.basic_qos, prefetch_count=prefetch)
             raw.add_on_cancel_callback(self._on_cancel)
             self._tag = f"{self._queue.name}#{raw.channel_number}"
+            self._forget = deliver_directly(raw, self._tag, self._on_arrived)
             await ask(
                 raw.basic_consume, queue=self._queue.name, on_message_callback=self._on_message,
                 auto_ack=not self._needs_acks, exclusive=not self._needs_acks, consumer_tag=self._tag,
@@ -104,6 +131,7 @@ class Attachment:
     async def stop(self) -> None:
         """No new deliveries; the channel stays until those it brought are settled."""
         self._is_stopping = True
+        self._forget()  # what comes before the broker knows is pika's to give back
         try:
             await self._channel.ask(self._channel.raw.basic_cancel, consumer_tag=self._tag)
         except ChannelEnded as ended:
@@ -119,6 +147,13 @@ class Attachment:
         if self._needs_acks and self._channel.is_open:
             self._acks.rejected(tag)
             self._channel.raw.basic_reject(tag, requeue)
+            self._flush_soon()
+
+    def give_back(self, tag: int) -> None:
+        """A nack, which RabbitMQ counts no more from 4.3 on; a reject is counted by all."""
+        if self._needs_acks and self._channel.is_open:
+            self._acks.rejected(tag)
+            self._channel.raw.basic_nack(tag, requeue=True)
             self._flush_soon()
 
     def flush(self) -> None:
@@ -142,16 +177,40 @@ class Attachment:
         if self._is_stopping and not self._acks.open and not self._is_flushing:
             self._channel.close()
 
-    def _on_cancel(self, _: Any) -> None:
-        resolve(self.ended, "the broker cancelled the consumer")
+    @property
+    def progress(self) -> Progress:
+        return Progress(self.number, self.received, self._acks.open)
+
+    def end(self, reason: str) -> None:
+        """Leave this channel: what it brought and is not settled comes again."""
+        resolve(self.ended, reason)
         self._channel.close()
 
+    def _on_cancel(self, _: Any) -> None:
+        self.end("the broker cancelled the consumer")
+
+    def _on_ended(self, ended: asyncio.Future[ChannelEnded]) -> None:
+        self._forget()
+        resolve(self.ended, str(ended.result()))
+
     def _on_message(self, _: Any, method: Any, properties: Any, body: bytes) -> None:
-        self.is_consuming = True  # a turn before `begin` hears of it
-        if self._needs_acks:
-            self._acks.delivered(method.delivery_tag)
         count = delivery_count(properties, redelivered=method.redelivered)
-        delivery = RabbitDelivery(self, self._queue.name, method, from_pika(properties), body, count)
+        self._hand_over(RabbitDelivery(
+            self, int(method.delivery_tag), self._queue.name, method.exchange, method.routing_key, method.redelivered,
+            from_pika(properties), body, count,
+        ))  # fmt: skip
+
+    def _on_arrived(self, it: Arrived) -> None:
+        count = int(it.redelivered) if it.deliveries is None else it.deliveries
+        self._hand_over(RabbitDelivery(
+            self, it.delivery_tag, self._queue.name, it.exchange, it.routing_key, it.redelivered, it.properties, it.body, count
+        ))  # fmt: skip
+
+    def _hand_over(self, delivery: RabbitDelivery) -> None:
+        self.is_consuming = True  # a turn before `begin` hears of it
+        self.received += 1
+        if self._needs_acks:
+            self._acks.delivered(delivery.tag)
         try:
             self._receive(delivery)
         except Exception:  # a bug of the caller must not take the connection with it
@@ -171,6 +230,25 @@ class RabbitSubscription:
     @property
     def is_active(self) -> bool:
         return self._attachment is not None and self._attachment.is_consuming and not self._attachment.ended.done()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it was started and has been cancelled."""
+        return self._task is not None and self._task.done()
+
+    @property
+    def queue(self) -> Queue:
+        return self._queue
+
+    @property
+    def progress(self) -> Progress | None:
+        """How far it has come on its channel; None where it has none."""
+        return self._attachment.progress if self._attachment is not None and self.is_active else None
+
+    def renew(self, reason: str) -> None:
+        """Consume anew on another channel: this one only looks well."""
+        if self._attachment is not None:
+            self._attachment.end(reason)
 
     async def start(self, within_s: float) -> None:
         """Consume for the first time.
@@ -229,6 +307,7 @@ class RabbitSubscription:
             self._backoff.stands()
             resolve(first, None)
             reason = await asyncio.shield(attachment.ended)
+            CONSUMERS_LOST.labels("exclusive" if self._queue.type == "exclusive" else self._queue.name).inc()
             self._log("a consumer was lost", reason)
             await self._backoff.wait()
 

@@ -29,6 +29,7 @@ from pika.spec import Basic
 from eventplat.broker.rabbitmq_confirms import Batch, Confirms, Slot
 from eventplat.broker.rabbitmq_connection import Backoff, Channel, ChannelEnded, Link
 from eventplat.broker.rabbitmq_properties import to_pika
+from eventplat.broker.rabbitmq_wire import send_directly
 from eventplat.broker.refusal import refusal
 from eventplat.broker.transport import Nacked, Outcome, Outgoing
 from eventplat.errors import BrokerUnavailable
@@ -83,9 +84,9 @@ class Publisher:
             else:
                 slot.settle(refused)
         self._pump()
+        timer = asyncio.get_running_loop().call_later(timeout_s, batch.expire)
         try:
-            async with asyncio.timeout(timeout_s):
-                await batch.done
+            await batch.done
         except TimeoutError:
             self._retire_lane_of(batch)
             raise BrokerUnavailable(
@@ -96,6 +97,7 @@ class Publisher:
             error.outcomes = batch.outcomes
             raise
         finally:
+            timer.cancel()
             batch.is_over = True
             if batch.left:
                 self._forget(batch)
@@ -219,15 +221,11 @@ class _Lane:
 
     def send(self, slot: Slot) -> bool:
         """Write one message; False when the channel has just ended. One that cannot be written is `Nacked`."""
-        message = slot.message
+        message, raw = slot.message, self._channel.raw
         try:
-            self._channel.raw.basic_publish(
-                message.exchange,
-                message.routing_key,
-                message.body,
-                to_pika(message.properties, persistent=message.persistent),
-                message.mandatory,
-            )
+            if not send_directly(raw, message):
+                properties = to_pika(message.properties, persistent=message.persistent)
+                raw.basic_publish(message.exchange, message.routing_key, message.body, properties, message.mandatory)
         except (ChannelWrongStateError, ConnectionWrongStateError):
             return False
         except Exception as error:  # one that `refusal` let pass: its neighbours must not pay for it

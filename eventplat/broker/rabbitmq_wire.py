@@ -1,25 +1,40 @@
-"""Wire: pika's connection, with the frames of one loop turn gathered into few writes.
+"""Wire: pika's connection, with the frames of one loop turn gathered into few writes and the plain ones made here.
 
 Stock pika hands each frame to the socket by itself: three system calls for a message, a third of a
 publisher's time. Here frames wait until the turn ends and leave joined, in order, in pieces of at most
 `PIECE_BYTES`: a larger piece would be copied again at every partial send. Reads take 64 KiB, not 4.
 
-Both lean on names that pika does not promise. They are looked for once; where one is missing the stock
+Direct    what is plain is written and read in one pass (`broker.rabbitmq_frames`), at the same place in the stream as
+          pika would: a delivery to a consumer that asked for it (`deliver_directly`), a publish (`send_directly`).
+          Everything else, each channel's and connection's state included, stays pika's.
+
+All of it leans on names that pika does not promise. They are looked for once; where one is missing the stock
 connection is used, slower and no less correct.
+
+Next: broker.rabbitmq_frames
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pika.adapters.asyncio_connection import AsyncioConnection
+from pika.channel import Channel as PikaChannel
+from pika.exceptions import ChannelWrongStateError
+
+from eventplat.broker.rabbitmq_frames import Arrived, read_deliveries, to_frames
+from eventplat.broker.transport import Outgoing
 
 logger = logging.getLogger(__name__)
 
 PIECE_BYTES = 65_536
 READ_BYTES = 65_536
+FRAME_BODY_MIN = 4_096 - 8     # what every peer of AMQP has to take
+LEANS_ON = (
+    "_output_marshaled_frames", "_adapter_emit_data", "_on_data_available", "_read_frame", "_trim_frame_buffer", "_process_frame",
+)  # fmt: skip
 
 
 class GatheringConnection(AsyncioConnection):
@@ -27,7 +42,33 @@ class GatheringConnection(AsyncioConnection):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._gathered: list[bytes] = []
+        self.receivers: dict[tuple[int, bytes], Callable[[Arrived], None]] = {}   # by channel and consumer tag
         super().__init__(*args, **kwargs)
+
+    def write(self, frames: bytes) -> None:
+        """Frames of one message, whole."""
+        self._output_marshaled_frames([frames])
+
+    def _on_data_available(self, data_in: bytes) -> None:
+        stock: Any = self
+        stock._frame_buffer += data_in
+        while stock._frame_buffer:
+            arrived, length = read_deliveries(stock._frame_buffer, self.receivers) if self.receivers else ([], 0)
+            if length:
+                stock._trim_frame_buffer(length)
+                for each in arrived:
+                    self._hand_over(each)
+                continue
+            consumed, frame = stock._read_frame()
+            if not frame:
+                return
+            stock._trim_frame_buffer(consumed)
+            stock._process_frame(frame)
+
+    def _hand_over(self, arrived: Arrived) -> None:
+        receive = self.receivers.get((arrived.channel, arrived.consumer_tag))
+        if receive is not None:  # else its channel has ended a moment ago, and the broker keeps it
+            receive(arrived)
 
     def _output_marshaled_frames(self, marshaled_frames: Sequence[bytes]) -> None:
         if not self._gathered:
@@ -63,17 +104,53 @@ def pieces(frames: Sequence[bytes]) -> list[bytes]:
 
 def connection_class() -> type[AsyncioConnection]:
     """The gathering connection where this pika can carry it, else pika's own."""
-    if all(hasattr(AsyncioConnection, name) for name in ("_output_marshaled_frames", "_adapter_emit_data")):
+    if all(hasattr(AsyncioConnection, name) for name in LEANS_ON):
         return GatheringConnection
     logger.warning("this pika writes in another way: frames are not gathered")
     return AsyncioConnection
+
+
+def send_directly(channel: PikaChannel, message: Outgoing) -> bool:
+    """Write a plain message; False where pika has to.
+
+    Raises:
+        ChannelWrongStateError: The channel is not open.
+    """
+    connection = channel.connection
+    if not isinstance(connection, GatheringConnection):
+        return False
+    if not channel.is_open:
+        raise ChannelWrongStateError("the channel is not open")
+    frames = to_frames(channel.channel_number, message, body_max=getattr(connection, "_body_max_length", FRAME_BODY_MIN))
+    if frames is None:
+        return False
+    connection.write(frames)
+    return True
+
+
+def deliver_directly(channel: PikaChannel, consumer_tag: str, receive: Callable[[Arrived], None]) -> Callable[[], None]:
+    """Hand plain deliveries of a consumer to `receive`; pika's own callback gets the others, and all from a stock connection.
+
+    Returns:
+        What to call when the consumer or its channel ends.
+    """
+    connection = channel.connection
+    if not isinstance(connection, GatheringConnection):
+        return _nothing
+    key = (int(channel.channel_number), consumer_tag.encode())
+    connection.receivers[key] = receive
+
+    def forget() -> None:
+        connection.receivers.pop(key, None)
+
+    return forget
 
 
 def read_more(connection: AsyncioConnection) -> None:
     """Let an open connection take `READ_BYTES` from its socket at a time."""
     transport: Any = getattr(connection, "_transport", None)
     if hasattr(transport, "_MAX_RECV_BYTES"):
-        transport._MAX_RECV_BYTES = READ_BYTES  # noqa: SLF001 - looked for above
+        transport._MAX_RECV_BYTES = READ_BYTES
 
 
 def cut(connection: AsyncioConnection) -> None:
@@ -81,3 +158,7 @@ def cut(connection: AsyncioConnection) -> None:
     disconnect = getattr(connection, "_adapter_disconnect_stream", None)
     if disconnect is not None and not connection.is_closed:
         disconnect()
+
+
+def _nothing() -> None:
+    """A stock connection has nothing to forget."""

@@ -44,6 +44,14 @@ class Properties:
 
 _TEXT_HEADERS = ("traceparent", "causation", "key", "stream", "undoes", "grant")
 _NUMBER_HEADERS = ("seq", "prev")
+_OWN_HEADERS = (*_TEXT_HEADERS, *_NUMBER_HEADERS)
+_HEADERS: dict[str, tuple[str, type[str] | type[int]]] = {
+    **{name: (name, str) for name in _TEXT_HEADERS},
+    **{name: (name, int) for name in _NUMBER_HEADERS},
+    "deadline": ("deadline_ms", int),
+    "v": ("v", int),
+}
+_ID_HEADERS = frozenset({"causation", "undoes"})
 _TEXT_PROPERTIES = ("type", "correlation_id", "reply_to", "app_id", "user_id")
 
 
@@ -54,7 +62,7 @@ def to_properties(envelope: Envelope, *, expiration_ms: int | None = None) -> Pr
         expiration_ms: Milliseconds after which the broker may drop it (queries only).
     """
     headers: dict[str, Any] = {
-        name: value for name in (*_TEXT_HEADERS, *_NUMBER_HEADERS) if (value := getattr(envelope, name)) is not None
+        name: value for name in _OWN_HEADERS if (value := getattr(envelope, name)) is not None
     }
     if envelope.deadline_ms is not None:
         headers["deadline"] = envelope.deadline_ms
@@ -87,16 +95,12 @@ def to_envelope(properties: Properties, body: bytes) -> Envelope:
     if not properties.type:
         raise Malformed("the type property is missing")
     for name in _TEXT_PROPERTIES:
-        _check_text(f"{name} property", getattr(properties, name))
+        text = getattr(properties, name)
+        if text is not None and not _is_plain(text):
+            _check_text(f"{name} property", text)
     if properties.content_type != CONTENT_TYPE:
         raise Malformed(f"content_type is {properties.content_type!r}, not {CONTENT_TYPE!r}")
     check_size(body)
-    headers = properties.headers or {}
-    texts = {name: _header(headers, name, str) for name in _TEXT_HEADERS}
-    numbers = {name: _header(headers, name, int) for name in _NUMBER_HEADERS}
-    for name in ("causation", "undoes"):
-        if texts[name] is not None and not is_id(texts[name]):
-            raise Malformed(f"the header {name} is {texts[name]!r}, not a UUID")
     return Envelope(
         id=properties.message_id,
         type=properties.type,
@@ -105,10 +109,7 @@ def to_envelope(properties: Properties, body: bytes) -> Envelope:
         reply_to=properties.reply_to,
         app_id=properties.app_id,
         user_id=properties.user_id,
-        deadline_ms=_header(headers, "deadline", int),
-        v=_header(headers, "v", int) or 1,
-        **texts,
-        **numbers,
+        **_read_headers(properties.headers or {}),
     )
 
 
@@ -151,17 +152,31 @@ def parse(adapter: TypeAdapter[Any], body: bytes) -> Any:
         raise Malformed(f"not JSON that can be read: {error}") from None
 
 
-def _header(headers: dict[str, Any], name: str, kind: type) -> Any:
-    value = headers.get(name)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, kind):
-        raise Malformed(f"the header {name} is a {type(value).__name__}, not a {kind.__name__}")
-    if isinstance(value, str):
-        _check_text(f"header {name}", value)
-    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
-        raise Malformed(f"the header {name} is {value}, over 64 bits")
-    return value
+def _read_headers(headers: dict[str, Any]) -> dict[str, Any]:
+    """Ours among `headers`, as the envelope's fields; what is not there is left out."""
+    found: dict[str, Any] = {}
+    for name, value in headers.items():
+        expected = _HEADERS.get(name)
+        if expected is None or value is None:
+            continue
+        field_name, kind = expected
+        if isinstance(value, bool) or not isinstance(value, kind):
+            raise Malformed(f"the header {name} is a {type(value).__name__}, not a {kind.__name__}")
+        if isinstance(value, str) and not _is_plain(value):
+            _check_text(f"header {name}", value)
+        if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+            raise Malformed(f"the header {name} is {value}, over 64 bits")
+        if name in _ID_HEADERS and not is_id(value):
+            raise Malformed(f"the header {name} is {value!r}, not a UUID")
+        found[field_name] = value
+    if not found.get("v", 1):
+        del found["v"]
+    return found
+
+
+def _is_plain(text: str) -> bool:
+    """Whether `text` is surely fine; most is, and this is quick."""
+    return text.isascii() and len(text) <= HEADER_BYTES_MAX and "\0" not in text
 
 
 def _check_text(what: str, text: str | None) -> None:

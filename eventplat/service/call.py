@@ -11,12 +11,13 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
 from eventplat.clock import Clock
 from eventplat.errors import BadHandler, BadToken, HandlerCancelled, Rejected
+from eventplat.lifecycle import within
 from eventplat.messages.codec import check_size, parse
 from eventplat.messages.envelope import FAILED, RUNNING, Envelope
 from eventplat.messages.message import Message
@@ -31,6 +32,7 @@ from eventplat.service.service import Service
 from eventplat.settings import Settings
 from eventplat.storage.session import run_in_thread
 from eventplat.transactions import pending
+from eventplat.transactions.attempts import newest_error
 from eventplat.transactions.inbox import Settled
 from eventplat.transactions.unit_of_work import Transactions, UnitOfWork
 
@@ -118,12 +120,12 @@ class Caller:
             raise Rejected("forbidden", status=403, missing=sorted(missing))
         return principal
 
-    async def tick(self, tick: Tick, envelope: Envelope, work: UnitOfWork, number: int) -> None:
-        """Run a periodic function; `number` is its fencing token."""
+    async def tick(self, tick: Tick, envelope: Envelope, work: UnitOfWork, token: int) -> None:
+        """Run a periodic function; `token` is its fencing token."""
         context: Context[Any] = Context(
             work, state=self.state, envelope=envelope, principal=ANONYMOUS, now=self._clock.now(), consumer=tick.name
         )
-        context.fencing_token = number
+        context.fencing_token = token
         await tick.function(context)
 
     async def recorded(self, work: UnitOfWork, command_id: str, settled: Settled) -> tuple[str, bytes]:
@@ -139,7 +141,7 @@ class Caller:
         dead = await pending.dead_letter(work.connection, command_id)
         if dead is None:
             return RUNNING, b"{}"
-        newest = dead.errors[-1]
+        newest = newest_error(dead.errors) or {"text": "unknown", "code": None, "type": "unknown"}
         return FAILED, json.dumps({"error": newest["text"], "code": newest["code"] or newest["type"]}).encode()
 
     async def _call_local(self, type_: str, body: bytes, message: Message | None, envelope: Envelope, work: UnitOfWork) -> bytes | None:
@@ -157,14 +159,13 @@ class Caller:
             "consumer": endpoint.identity, "attempt": attempt,
         }  # fmt: skip
         handler = endpoint.handler
-        innermost: Callable[[Message, Context[Any]], Awaitable[Any]] = handler.function
+        innermost: Callable[[Message, Context[Any]], Coroutine[Any, Any, Any]] = handler.function
         if not handler.is_async:
-            innermost = partial(_in_thread, handler.function, SyncContext[Any](work, **given), work)
+            innermost = partial(_in_thread, handler.function, SyncContext(work, **given), work)
         for middleware in reversed(self.service.middleware):
             innermost = partial(_around, middleware, innermost)
         try:
-            async with asyncio.timeout(handler.timeout_s):
-                return await innermost(message, Context[Any](work, **given))
+            return await within(handler.timeout_s, innermost(message, Context(work, **given)))
         except asyncio.CancelledError as cancelled:
             task = asyncio.current_task()
             if task is None or task.cancelling():

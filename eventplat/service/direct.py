@@ -30,6 +30,7 @@ from eventplat.observability.logs import logged_as
 from eventplat.service.call import Caller
 from eventplat.service.endpoint import Endpoint
 from eventplat.service.pipeline import UNACKED_S_MAX, rejection
+from eventplat.transactions.outbox import Letter
 from eventplat.transactions.unit_of_work import Sender, UnitOfWork
 
 logger = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ class Direct:
             await self._answer(envelope, REJECTED, rejection(Rejected("not_recorded", status=404)))
             delivery.ack()
             return
-        if delivery.delivery_count >= endpoint.retry.attempts:
+        if delivery.delivery_count >= endpoint.retry.attempts_max:
             await self._give_up(endpoint, envelope, EventplatError("its process died during each of its attempts"))
             delivery.dead_letter()
             return
@@ -83,7 +84,7 @@ class Direct:
                 await self._clock.sleep(BROKER_WAIT_S)
             except Exception as error:
                 never = isinstance(error, Malformed | ValidationError) or endpoint.handler.message.kind == "query"
-                wait_s = endpoint.retry.wait_s(attempt, self._sender.chance.getrandbits(16) / 65_536)
+                wait_s = endpoint.retry.wait_s(error, attempt, self._sender.chance.getrandbits(16) / 65_536)
                 if never or endpoint.retry.gives_up(error, attempt) or self._clock.monotonic() + wait_s > until:
                     await self._give_up(endpoint, envelope, error)
                     return False
@@ -106,11 +107,16 @@ class Direct:
 
     async def _send(self, work: UnitOfWork) -> None:
         letters, answers = work.leaving()
+        if letters:
+            await self._send_confirmed(letters)
+        if answers:
+            await self._transport.publish([answer.to_waiting() for answer in answers])  # only now is it true
+
+    async def _send_confirmed(self, letters: list[Letter]) -> None:
         for letter, outcome in zip(letters, await self._transport.publish([letter.outgoing() for letter in letters]), strict=True):
             if isinstance(outcome, Confirmed) or (letter.is_event and isinstance(outcome, Returned)):
                 continue  # an event that nobody subscribes to is no error
             raise NotSent(f"{letter.envelope.type} to {letter.routing_key}: {outcome.reason}")
-        await self._transport.publish([answer.to_waiting() for answer in answers])  # only now is it true
 
     async def _give_up(self, endpoint: Endpoint, envelope: Envelope, error: Exception) -> None:
         logger.error("%s gives up on %s: it goes to the broker's dead letters", endpoint.identity, envelope.id, exc_info=error)

@@ -20,13 +20,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     Index,
     Integer,
     LargeBinary,
@@ -44,12 +45,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from eventplat.broker.transport import Outgoing
 from eventplat.hashing import bucket_of
-from eventplat.messages.codec import to_properties
+from eventplat.messages.codec import Properties, to_properties
 from eventplat.messages.envelope import Envelope
 from eventplat.messages.ids import is_derived
 from eventplat.storage.tables import UUID, bucket, now_us, platform
+from eventplat.transactions import outbox_postgres
 from eventplat.transactions.owner import process
 from eventplat.transactions.stored import properties_text, to_outgoing
+from eventplat.transactions.stored import to_properties as read_properties
 
 _UNOWNED = text("owner IS NULL")
 
@@ -109,16 +112,24 @@ class Letter:
     is_event: bool = False
     after_us: int | None = None      # a delayed send: microseconds from now, on the database's clock
     expiration_ms: int | None = None # of a question: the broker may drop it then
+    _outgoing: Outgoing | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def takes_turn(self) -> bool:
         """Whether it gets a place in its key's order; a delayed event does not, or its successors would wait for it."""
         return self.is_event and self.after_us is None and self.envelope.key is not None and self.envelope.stream is not None
 
+    def placed(self, seq: int | None, prev: int | None) -> Letter:
+        """With its place in its key's order."""
+        return self if seq is None else replace(self, envelope=replace(self.envelope, seq=seq, prev=prev))
+
     def outgoing(self) -> Outgoing:
-        """As the transport takes it."""
-        properties = to_properties(self.envelope, expiration_ms=self.expiration_ms)
-        return Outgoing(self.exchange, self.routing_key, properties, self.envelope.body)
+        """As the transport takes it; made once, for its row and for its way."""
+        if self._outgoing is None:
+            properties = to_properties(self.envelope, expiration_ms=self.expiration_ms)
+            object.__setattr__(self, "_outgoing", Outgoing(self.exchange, self.routing_key, properties, self.envelope.body))
+        assert self._outgoing is not None  # noqa: S101 - just made
+        return self._outgoing
 
     def to_waiting(self) -> Outgoing:
         """As an answer to a process that waits in memory: at most once, kept by nobody."""
@@ -132,13 +143,19 @@ async def append(connection: AsyncConnection, letters: Sequence[Letter], owner: 
     Returns:
         Those that were written, as they will be sent, events with their order; not those whose id stands already.
     """
-    letters = await _in_order(connection, await _not_in_log(connection, letters))
+    letters = await _not_in_log(connection, letters)
     if not letters:
         return []
-    events = [_event_row(letter) for letter in letters if letter.is_event]
+    if connection.dialect.name == "postgresql":
+        places = await outbox_postgres.insert(connection, [_row(letter, owner) for letter in letters])
+        return [letter.placed(*places[letter.envelope.id]) for letter in letters if letter.envelope.id in places]
+    letters = await _in_order(connection, letters)
+    rows = [_row(letter, owner) for letter in letters]
+    events = [{name: row[name] for name in _LOGGED} for row in rows if row["event_id"] is not None]
     if events:
         await connection.execute(_INSERT_EVENTS, events)
-    written = {row.id for row in await connection.execute(_INSERT, [_row(letter, owner) for letter in letters])}
+    found = await connection.execute(_INSERT, [{**row, "body": None if row["event_id"] else row["body"]} for row in rows])
+    written = {row.id for row in found}
     return [letter for letter in letters if letter.envelope.id in written]
 
 
@@ -181,18 +198,35 @@ async def mark_unrouted(connection: AsyncConnection, ids: Sequence[str]) -> None
 
 async def cancel(connection: AsyncConnection, message_id: str) -> bool:
     """Take back a delayed send that still waits, an event from the log too; False where it has left."""
-    waits = (outbox.c.id == message_id) & outbox.c.owner.is_(None) & outbox.c.due_us.is_not(None)
-    if (await connection.execute(delete(outbox).where(waits).returning(outbox.c.id))).first() is None:
+    waiting = delete(outbox).where(outbox.c.id == message_id, _waits()).returning(outbox.c.id)
+    if (await connection.execute(waiting)).first() is None:
         return False
     await connection.execute(delete(event_log).where(event_log.c.id == message_id))
     return True
 
 
+async def delayed(connection: AsyncConnection, *, limit: int) -> list[tuple[str, Properties, int]]:
+    """Up to `limit` messages that wait for their time, the next first: id, properties, and when they are due."""
+    columns = (outbox.c.id, outbox.c.properties, outbox.c.due_us)
+    rows = await connection.execute(select(*columns).where(_waits()).order_by(outbox.c.due_us, outbox.c.id).limit(limit))
+    return [(row.id, read_properties(row.properties), row.due_us) for row in rows]
+
+
+async def waits(connection: AsyncConnection, message_id: str) -> bool:
+    """Whether `cancel` would take it back."""
+    found = select(outbox.c.id).where(outbox.c.id == message_id, _waits())
+    return (await connection.execute(found)).first() is not None
+
+
 async def next_due_us(connection: AsyncConnection) -> int | None:
     """When the next delayed row is due, on the database's clock."""
-    found = select(outbox.c.due_us).where(outbox.c.owner.is_(None), outbox.c.due_us.is_not(None)).order_by(outbox.c.due_us).limit(1)
+    found = select(outbox.c.due_us).where(_waits()).order_by(outbox.c.due_us).limit(1)
     due: int | None = (await connection.execute(found)).scalar()
     return due
+
+
+def _waits() -> ColumnElement[bool]:
+    return outbox.c.owner.is_(None) & outbox.c.due_us.is_not(None)
 
 
 async def _not_in_log(connection: AsyncConnection, letters: Sequence[Letter]) -> Sequence[Letter]:
@@ -215,7 +249,7 @@ async def _in_order(connection: AsyncConnection, letters: Sequence[Letter]) -> S
     if not counts:
         return letters
     following: dict[tuple[str, str], tuple[int, int | None]] = {}
-    for (stream, key), count in sorted(counts.items()):
+    for (stream, key), count in sorted(counts.items()):  # in this process, a statement costs no round trip
         row = (await connection.execute(_NEXT, {"stream": stream, "key": key, "bucket": bucket_of(key), "n": count - 1})).one()
         following[stream, key] = (row.last - count + 1, row.prev)
     placed = []
@@ -226,11 +260,12 @@ async def _in_order(connection: AsyncConnection, letters: Sequence[Letter]) -> S
             continue
         seq, prev = following[place]
         following[place] = (seq + 1, seq)
-        placed.append(replace(letter, envelope=replace(letter.envelope, seq=seq, prev=prev)))
+        placed.append(letter.placed(seq, prev))
     return placed
 
 
 def _row(letter: Letter, owner: str) -> dict[str, Any]:
+    """The columns of its outbox row, and of its event's: one dictionary, so that its bytes are made once."""
     envelope = letter.envelope
     return {
         "id": envelope.id,
@@ -238,30 +273,17 @@ def _row(letter: Letter, owner: str) -> dict[str, Any]:
         "owner": owner if letter.after_us is None else None,
         "exchange": letter.exchange,
         "routing_key": letter.routing_key,
-        "mandatory": True,
         "properties": properties_text(letter.outgoing().properties),
-        "body": None if letter.is_event else envelope.body,
+        "body": envelope.body,
         "event_id": envelope.id if letter.is_event else None,
         "after_us": letter.after_us,
         "created_us": envelope.created_us,
-        "attempts": 0,
-    }
-
-
-def _event_row(letter: Letter) -> dict[str, Any]:
-    envelope = letter.envelope
-    return {
-        "id": envelope.id,
-        "bucket": envelope.bucket,
         "type": envelope.type,
         "key": envelope.key,
         "stream": envelope.stream,
         "seq": envelope.seq,
         "prev": envelope.prev,
-        "properties": properties_text(to_properties(envelope)),
-        "body": envelope.body,
-        "created_us": envelope.created_us,
-        "unrouted": False,
+        "takes_turn": letter.takes_turn,
     }
 
 
@@ -277,12 +299,15 @@ _INSERT = (
     postgresql.insert(outbox)
     .values(
         due_us=now_us() + bindparam("after_us", type_=BigInteger()),     # null stays null: at once
-        **{column.name: bindparam(column.name) for column in outbox.c if column.name != "due_us"},
+        mandatory=True,
+        attempts=0,
+        **{column.name: bindparam(column.name) for column in outbox.c if column.name not in {"due_us", "mandatory", "attempts"}},
     )
     .on_conflict_do_nothing()
     .returning(outbox.c.id)
 )
-_INSERT_EVENTS = postgresql.insert(event_log).on_conflict_do_nothing()
+_LOGGED = ("id", "bucket", "type", "key", "stream", "seq", "prev", "properties", "body", "created_us")
+_INSERT_EVENTS = postgresql.insert(event_log).values(unrouted=False, **{name: bindparam(name) for name in _LOGGED}).on_conflict_do_nothing()
 _READ = (
     select(
         outbox.c.id, outbox.c.exchange, outbox.c.routing_key, outbox.c.mandatory, outbox.c.properties,

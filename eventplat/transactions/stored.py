@@ -7,17 +7,20 @@ is what was written: byte for byte.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import fields
 from typing import Any
 
 from eventplat.broker.transport import Outgoing
 from eventplat.messages.codec import Properties
 
+_NAMES = tuple(each.name for each in fields(Properties))
+_ENCODE = json.JSONEncoder(separators=(",", ":")).encode
+
 
 def properties_text(properties: Properties) -> str:
     """`properties` as JSON, without those that are not there; a timestamp of 0 is."""
-    there = {name: value for name, value in asdict(properties).items() if value is not None and value != {}}
-    return json.dumps(there, separators=(",", ":"))
+    there = {name: value for name in _NAMES if (value := getattr(properties, name)) is not None and value != {}}
+    return _ENCODE(there)
 
 
 def to_properties(text: str) -> Properties:

@@ -7,6 +7,7 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Select, delete, func, select, update
@@ -25,12 +26,13 @@ from eventplat.settings import load
 from eventplat.storage.database import Database
 from eventplat.storage.migrate import upgrade
 from eventplat.storage.tables import now_us
-from eventplat.transactions import dispatch
+from eventplat.transactions import dispatch, relay
 from eventplat.transactions import outbox as outboxes
 from eventplat.transactions.dispatch import Dispatcher
 from eventplat.transactions.outbox import event_log, outbox, sequence
 from eventplat.transactions.owner import Owner, process
 from eventplat.transactions.relay import Relay
+from eventplat.transactions.stored import properties_text
 from eventplat.transactions.unit_of_work import Sender, Transactions
 from tests.conformance.stage import until
 
@@ -337,6 +339,37 @@ def test_a_delayed_message_can_be_taken_back_until_it_has_left(url: str) -> None
     asyncio.run(test())
 
 
+def test_what_is_taken_back_while_relays_adopt_it_is_never_sent_and_all_else_is_sent_once(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "BATCH", 2)  # so that they meet
+
+    async def test() -> None:
+        async with instance(url, relays=False) as one, instance(url, relays=False) as other:
+            ids = await one.publish(*(Placed(order_id=str(n)) for n in range(60)), after_s=0.001)
+            is_over = False
+
+            async def adopt(by: Relay) -> None:
+                while not is_over:
+                    await by.run_once()
+
+            async def take_back(id_: str) -> bool:
+                async with one.transactions.begin() as work:
+                    return await work.cancel(id_)
+
+            relays = [asyncio.create_task(adopt(each.relay)) for each in (one, other)]
+            await until(lambda: one.broker.ids or other.broker.ids, "the relays have begun")
+            taken = [id_ for id_ in ids[::-1] if await take_back(id_)]  # the relays begin with the first
+            await one.all_left()
+            is_over = True
+            await asyncio.gather(*relays)
+            assert 0 < len(taken) < len(ids)
+            assert sorted(str(id_) for id_ in [*one.broker.ids, *other.broker.ids]) == sorted(set(ids) - set(taken))
+            assert sorted(str(row[0]) for row in await one.rows(select(event_log.c.id))) == sorted(set(ids) - set(taken))
+
+    asyncio.run(test())
+
+
 def test_the_order_of_a_key_has_no_fork_and_no_gap_over_twenty_concurrent_transactions(url: str) -> None:
     async def test() -> None:
         async with instance(url) as one:
@@ -350,6 +383,34 @@ def test_the_order_of_a_key_has_no_fork_and_no_gap_over_twenty_concurrent_transa
                 while place in following:
                     place, chain = following.pop(place), chain + 1
                 assert chain == count                           # and from the first one reaches the last
+
+    asyncio.run(test())
+
+
+def test_what_a_row_keeps_is_what_was_sent_with_its_place_in_the_order(url: str) -> None:
+    async def test() -> None:
+        async with instance(url) as one:
+            one.broker.is_away = True
+            await one.publish(Placed(order_id="a"))
+            async with one.transactions.begin() as work:
+                ids = [work.publish(Placed(order_id=key, n=n)) for n, key in enumerate(("a", "z", "größe", "a", "Z", "a"))]
+                ids.append(work.send(Pack(order_id="a")))
+                work.publish(Placed(order_id="a"), after_s=3_600)
+            kept = {id_: text for id_, text in await one.rows(select(outbox.c.id, outbox.c.properties))}  # noqa: C416
+            logged = {id_: text for id_, text in await one.rows(select(event_log.c.id, event_log.c.properties))}  # noqa: C416
+            numbers = {id_: (seq, prev) for id_, seq, prev in await one.rows(select(event_log.c.id, event_log.c.seq, event_log.c.prev))}
+            one.broker.is_away = False
+            await until(lambda: len(one.broker.sent) == 1 + len(ids))
+            sent = {outgoing.properties.message_id: outgoing.properties for outgoing in one.broker.sent}
+            assert {id_: kept[id_] for id_ in sent} == {id_: properties_text(properties) for id_, properties in sent.items()}
+            assert logged == {id_: kept[id_] for id_ in logged}
+            heads: dict[object, tuple[Any, Any]] = {
+                id_: (properties.headers.get("seq"), properties.headers.get("prev")) for id_, properties in sent.items()
+            }
+            assert {id_: numbers[id_] for id_ in ids[:-1]} == {id_: heads[id_] for id_ in ids[:-1]}
+            first, second, third = (heads[ids[n]] for n in (0, 3, 5))
+            assert (second, third) == ((first[0] + 1, first[0]), (first[0] + 2, first[0] + 1))
+            assert (heads[ids[1]][1], heads[ids[-1]]) == (None, (None, None))
 
     asyncio.run(test())
 

@@ -547,6 +547,9 @@ class Taken:
     def requeue(self) -> None:
         self.settled.append("requeue")
 
+    def give_back(self) -> None:
+        self.settled.append("give_back")
+
     def dead_letter(self) -> None:
         self.settled.append("dead_letter")
 

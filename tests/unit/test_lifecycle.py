@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -12,7 +13,8 @@ from typing import TypeAlias
 import pytest
 
 from eventplat.clock import SystemClock
-from eventplat.lifecycle import Loop, running, stop_all, until_signalled
+from eventplat.errors import DatabaseUnavailable
+from eventplat.lifecycle import Loop, running, stop_all, until_signalled, within
 from eventplat.testing.virtual_clock import VirtualClock
 
 Does: TypeAlias = Callable[[], Awaitable[float | None]] | float | Exception | None
@@ -73,6 +75,13 @@ def test_a_failing_turn_comes_again_after_a_wait_that_doubles(caplog: pytest.Log
     assert times_of(ValueError("boom"), seconds=4, slowest_s=1) == [0, 0.1, 0.3, 0.7, 1.5, 2.5, 3.5]
     assert caplog.text.count("t failed; trying again in 1.0 s") == 3
     assert "ValueError: boom" in caplog.text
+
+
+def test_an_error_that_says_all_there_is_to_know_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    times_of(DatabaseUnavailable("the database is starting up"), seconds=0.05)
+
+    assert "t failed; trying again in 0.1 s: the database is starting up" in caplog.text
+    assert "Traceback" not in caplog.text
 
 
 def test_after_a_good_turn_the_wait_begins_small_again() -> None:
@@ -266,3 +275,89 @@ def test_stopping_waits_for_the_running_turn_and_no_longer_than_it_was_told_to()
         assert ended == ["finishes", "hangs"]
 
     asyncio.run(test())
+
+
+async def ready(value: int) -> int:
+    return value
+
+
+async def late(value: int, steps: list[str]) -> int:
+    """Waits twice, and says how it ended."""
+    try:
+        await asyncio.sleep(0)
+        await asyncio.sleep(0.001)
+    except BaseException as error:
+        steps.append(type(error).__name__)
+        raise
+    return value
+
+
+async def fails(after: int) -> int:
+    for _ in range(after):
+        await asyncio.sleep(0)
+    raise ZeroDivisionError
+
+
+def test_what_never_waits_is_done_without_a_timer() -> None:
+    async def test() -> int:
+        asyncio.get_running_loop().call_at = None  # type: ignore[assignment, method-assign]
+        return await within(0, ready(7))
+
+    assert asyncio.run(test()) == 7
+
+
+def test_what_waits_goes_on_to_its_end() -> None:
+    assert asyncio.run(within(5, late(7, []))) == 7
+
+
+def test_what_takes_longer_than_it_may_is_cancelled() -> None:
+    steps: list[str] = []
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(within(0, late(7, steps)))
+    assert steps == ["CancelledError"]
+
+
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_an_error_comes_out_as_it_is(after: int) -> None:
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(within(5, fails(after)))
+
+
+def test_a_cancellation_reaches_what_waits() -> None:
+    steps: list[str] = []
+
+    async def test() -> None:
+        task = asyncio.create_task(within(5, late(7, steps)))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+
+    asyncio.run(test())
+    assert steps == ["CancelledError"]
+
+
+def test_a_timeout_of_its_own_is_the_inner_ones_to_answer() -> None:
+    async def patient() -> str:
+        try:
+            async with asyncio.timeout(0):
+                await asyncio.sleep(5)
+        except TimeoutError:
+            return "mine"
+        return "no"
+
+    assert asyncio.run(within(5, patient())) == "mine"
+
+
+def test_one_that_nobody_waits_for_any_more_is_closed() -> None:
+    steps: list[str] = []
+    begun = within(5, late(7, steps))
+
+    async def test() -> None:
+        begun.send(None)
+
+    asyncio.run(test())
+    begun.close()
+    gc.collect()
+    assert steps == ["GeneratorExit"]

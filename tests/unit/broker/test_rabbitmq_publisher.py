@@ -29,6 +29,7 @@ class Channel:
         self.broker, self.raw = broker, self
         self.ended: asyncio.Future[ChannelEnded] = asyncio.get_running_loop().create_future()
         self.sent: list[Outgoing] = []
+        self.connection = None   # a stock one: each message goes through `basic_publish`
         self.on_confirm: Callable[[Any], None] = lambda _: None
         self.is_answering = False
 
