@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
 
 from tests.servers import RabbitServer, ServerFailed
 
@@ -52,7 +51,7 @@ class RabbitCluster:
             else:
                 return
 
-    def led_by(self, node: RabbitServer, queues: Collection[str]) -> set[str]:
-        """Which of `queues` have their leader on `node`."""
+    def led_by(self, node: RabbitServer, queues: tuple[str, ...]) -> set[str]:
+        """Which queues, of those whose names begin so, have their leader on `node`."""
         rows = [line.split("\t") for line in node.ctl("list_queues", "name", "leader").splitlines()]
-        return {row[0] for row in rows if row[0] in queues and row[-1] == node.node}
+        return {row[0] for row in rows if row[0].startswith(queues) and row[-1] == node.node}

@@ -26,6 +26,8 @@ from eventplat.observability.metrics import HANDLING
 
 logger = logging.getLogger(__name__)
 
+CHANGE_S = 10.0     # as long as consuming anew may take
+
 Process = Callable[[Sequence[Delivery]], Awaitable[None]]
 
 
@@ -62,7 +64,7 @@ class Consumer:
         self._handling = HANDLING.labels(queue.name)
         self._changing: asyncio.Task[None] | None = None
         self._is_filling = False
-        self._is_over = False
+        self._is_leaving = self._is_over = False
         self.is_paused = False
 
     @property
@@ -81,17 +83,16 @@ class Consumer:
         return self._subscription is not None and self._subscription.is_active
 
     async def start(self) -> None:
-        self._is_over = False
+        self._is_leaving = self._is_over = False
         prefetch = self._prefetch if self._clock is None else self._measured.current
         self._subscription = await self._transport.consume(self.queue, self._receive, prefetch=prefetch)
 
     async def pause(self) -> None:
         """Take nothing new and give back what has not begun; what runs goes on. Also before the start."""
         self.is_paused = True
-        if self._changing is not None:  # between two subscriptions it would leave one behind
-            await asyncio.wait({self._changing})
-        subscription, self._subscription = self._subscription, None
         try:
+            await self._end_change(CHANGE_S)
+            subscription, self._subscription = self._subscription, None
             if subscription is not None:
                 await subscription.cancel()  # first: what is given back would be delivered here again
         finally:
@@ -110,8 +111,7 @@ class Consumer:
 
     async def stop(self, within_s: float = 10.0) -> None:
         """Take nothing new, handle within `within_s` seconds what was delivered; the rest comes again elsewhere."""
-        if self._changing is not None:  # between two subscriptions it would leave one behind
-            await asyncio.wait({self._changing}, timeout=within_s)
+        await self._end_change(within_s)
         if self._subscription is not None:
             await self._subscription.cancel()
         try:
@@ -172,18 +172,27 @@ class Consumer:
 
     def _measure(self, deliveries: int, began: float, ended: float) -> None:
         self._measured.handled(deliveries, ended - began)
-        if self._is_over or self.is_paused or (self._changing is not None and not self._changing.done()):
+        if self._is_leaving or (self._changing is not None and not self._changing.done()):
             return
+        held = self._measured.current
         if (prefetch := self._measured.change(ended)) is not None:
-            self._changing = asyncio.create_task(self._hold(prefetch), name=f"prefetch of {self.queue.name}")
+            self._changing = asyncio.create_task(self._hold(prefetch, held), name=f"prefetch of {self.queue.name}")
 
-    async def _hold(self, prefetch: int) -> None:
+    async def _end_change(self, within_s: float) -> None:
+        """No other prefetch from now on. A change is heard out: cut off between two subscriptions it would leave one behind."""
+        self._is_leaving = True
+        if self._changing is not None:
+            await asyncio.wait({self._changing}, timeout=within_s)
+            self._changing.cancel()
+
+    async def _hold(self, prefetch: int, held: int) -> None:
         """Go on with another prefetch: the broker takes one with a new consumer only. What was delivered stays here."""
         before = self._subscription
         try:
             self._subscription = await self._transport.consume(self.queue, self._receive, prefetch=prefetch)
         except BrokerError as error:  # the one before it comes back by itself
-            logger.info("%s goes on with the prefetch it has: %s", self.queue.name, error)
+            logger.info("%s goes on with a prefetch of %d: %s", self.queue.name, held, error)
+            self._measured.current = held
             return
         if before is not None:
             await before.cancel()

@@ -68,9 +68,9 @@ class Plant:
         await self.crew.stop_all()
 
     @property
-    def queues(self) -> set[str]:
-        """The queues of the handlers."""
-        return {f"{self.prefix}.ledger.{name}" for name in HANDLERS}
+    def queues(self) -> tuple[str, ...]:
+        """What the names of the handlers' queues begin with: an ordered one may have several."""
+        return tuple(f"{self.prefix}.ledger.{name}" for name in HANDLERS)
 
     def unplanned(self) -> list[str]:
         """Who ended in another way than by SIGKILL, and its last words."""

@@ -16,7 +16,6 @@ import contextlib
 import socket
 import struct
 from collections import Counter
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from random import Random
 
@@ -32,10 +31,10 @@ class Wire:
     """What RabbitMQ said to its clients.
 
     Args:
-        queues: Whose deliveries are counted.
+        queues: Whose deliveries are counted, by what their names begin with.
     """
 
-    queues: Collection[str] = ()
+    queues: tuple[str, ...] = ()
     deliveries: Counter[str] = field(default_factory=Counter)   # by queue
     again: Counter[str] = field(default_factory=Counter)        # those whose message this queue had delivered before
     swallowed: int = 0
@@ -68,7 +67,7 @@ class _Listener:
         tag = frames.consumer_tag(frame)
         if tag is not None:
             self._begun[frames.channel_of(frame)] = tag.rpartition("#")[0]
-        elif frame[0] == frames.HEADER and (queue := self._begun.pop(frames.channel_of(frame), "")) in self._wire.queues:
+        elif frame[0] == frames.HEADER and (queue := self._begun.pop(frames.channel_of(frame), "")).startswith(self._wire.queues):
             self._wire.delivered(queue, frames.message_id(frame) or "")
         return True
 

@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 COPIED = ("eventplat", "services", "tests")
 AT_LEAST = 15
 HANGS_S = 20          # a test that a bug makes hang is red too
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.alone]    # it fills the processors by itself
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ ROUND = {
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.alone
 def test_under_faults_nothing_is_lost_nothing_happens_twice_and_order_is_kept(tmp_path: Path) -> None:
     report = asyncio.run(
         campaign(tmp_path, shared_rabbitmq(), shared_postgres(), events=EVENTS, rate=1_400, pause_s=1.0, rounds=ROUND)

@@ -62,6 +62,7 @@ async def _shares(url: str) -> tuple[Counter[str], dict[str, float], float]:
 
 
 @pytest.mark.timeout(100)
+@pytest.mark.alone
 def test_three_unequal_instances_take_shares_as_their_speeds(amqp_url: str) -> None:
     handled, took, tail_s = asyncio.run(_shares(amqp_url))
 

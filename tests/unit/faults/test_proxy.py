@@ -147,7 +147,7 @@ def test_confirms_are_swallowed_and_everything_else_passes() -> None:
 
 
 def test_deliveries_are_counted_by_queue_and_a_message_that_comes_again_is_known() -> None:
-    wire = Wire({"q"})
+    wire = Wire(("q",))
     other = Method(1, Basic.Deliver("r#1", 7, False, "events", "a.b")).marshal()
     header = Header(1, 2, EVERYTHING).marshal()
     body = struct.pack(">BHI", 3, 1, 2) + b"{}" + b"\xce"
