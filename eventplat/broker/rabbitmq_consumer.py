@@ -172,6 +172,11 @@ class RabbitSubscription:
     def is_active(self) -> bool:
         return self._attachment is not None and self._attachment.is_consuming and not self._attachment.ended.done()
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it was cancelled; it does not come back."""
+        return self._task is not None and self._task.done()
+
     async def start(self, within_s: float) -> None:
         """Consume for the first time.
 

@@ -68,6 +68,7 @@ class Partitions:
         consumer_of: Makes the consumer of one partition's queue.
         holder: Names this run of this process.
         term_s: How long a lease lasts without being renewed; also how long a killed instance's partitions stand still.
+        drain_s: How long it may finish what was delivered before it leaves a partition to another.
     """
 
     def __init__(
@@ -80,9 +81,11 @@ class Partitions:
         *,
         holder: str,
         term_s: float,
+        drain_s: float,
         clock: Clock,
     ) -> None:
         self.queue = whole
+        self._drain_s = drain_s
         self._database, self._identity, self._count, self._consumer_of = database, identity, count, consumer_of
         self._leases = Leases(database, holder, term_s=term_s, clock=clock)
         self._me = f"{identity}/instance/{holder}"
@@ -146,7 +149,7 @@ class Partitions:
         shares = share(self._parts, members, holders)
         due = {number for number, member in shares.items() if member == self._leases.holder}
         for number in self.mine - due:
-            self._leave(number)
+            self._leave(number, self._drain_s)
         due -= {number for number in self.mine if await self._is_gone(number)}
         free = {self._lease(n): n for n in due if n not in self._seats and holders.get(n) in (None, self._leases.holder)}
         for name in sorted(await self._leases.take(free)):
@@ -180,7 +183,7 @@ class Partitions:
             await forget(connection, self._lease(number), silent_s=0)
         return True
 
-    def _leave(self, number: int, within_s: float = 10.0) -> None:
+    def _leave(self, number: int, within_s: float) -> None:
         seat = self._seats[number]
         if seat.leaving is None:
             seat.leaving = asyncio.create_task(self._vacate(number, seat, within_s), name=f"leave {seat.consumer.queue.name}")

@@ -153,7 +153,7 @@ class Runner:
             return [self._consumer_of(endpoint, queue) for queue in endpoint.queues(self.names, there, keeps=True)]
         return [Partitions(
             self.out.apart, endpoint.identity, endpoint.queue(self.names), there, partial(self._consumer_of, endpoint),
-            holder=self.out.owner.id, term_s=self._settings.process_term_s, clock=self._clock,
+            holder=self.out.owner.id, term_s=self._settings.process_term_s, drain_s=self._settings.drain_s, clock=self._clock,
         )]  # fmt: skip
 
     def _consumer_of(self, endpoint: Endpoint, queue: Queue) -> Consumer:
