@@ -7,8 +7,10 @@ its leases, among them one that says only that it is there, looks who else is, a
 Even      live instances differ by one partition at most, three turns after the last one came or went.
 Hand over stop consuming, finish what was delivered, then release: the next one starts on a queue with nothing in hand.
 Killed    its leases run out after a term, and its connection with it: the broker delivers again what it had.
-Lost      a lease that was not renewed for two thirds of its term: consuming stops on the spot, by a loop that asks no
-          database, and what was delivered is handed back.
+Lost      a lease that was not renewed for two thirds of its term: nothing more is taken, by a loop that asks no
+          database; what was delivered is finished if the drain time allows, and handed back if not. Cut off on the spot
+          it would be for nothing: a machine that stands still now and then would roll back whatever it began, and each
+          message handed back three times is taken for one that kills its process.
 Backstop  each queue has a single active consumer. The next one waits in line while the broker still holds the connection
           of one that was paused, at most for two heartbeats.
 More      a newer release announces its partitions as rows; older instances see them and take their share of those too.
@@ -211,8 +213,8 @@ class Partitions:
     def _hand_back_lost(self) -> None:
         for number in self.mine:
             if not self._leases.holds(self._lease(number)):
-                logger.warning("%s lost its lease of partition %d: what was delivered is handed back", self._identity, number)
-                self._leave(number, within_s=0)
+                logger.warning("%s lost its lease of partition %d and takes nothing more from it", self._identity, number)
+                self._leave(number, self._drain_s)
 
     async def _reliably(self, releasing: Awaitable[None]) -> None:
         try:
