@@ -22,7 +22,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sqlalchemy import BigInteger, Column, Identity, Integer, MetaData, Table, Text, func, insert, select
+from sqlalchemy import BigInteger, Column, Identity, Integer, MetaData, Table, Text, func, insert, select, update
 from sqlalchemy.exc import DBAPIError
 
 from eventplat.clock import SystemClock
@@ -33,6 +33,7 @@ from eventplat.service.context import Context
 from eventplat.service.service import Service
 from eventplat.settings import load
 from eventplat.storage.database import Database
+from eventplat.transactions.watermark import watermark
 from tests.servers import PostgresServer, RabbitServer
 from tests.watchdog import watchdog
 
@@ -97,6 +98,11 @@ class Fleet:
         await self.spread("one killed")
         self._end(next(reversed(self._workers)), signal.SIGTERM)
         await self.spread("one stopped")
+
+    async def subscribed_long_ago(self) -> None:
+        """Put the horizon two minutes back: for its first minute a handler forgives clocks (`transactions.watermark`, Skew)."""
+        async with self.database.transaction() as connection:
+            await connection.execute(update(watermark).where(watermark.c.source == "").values(seq=watermark.c.seq - 120_000_000))
 
     async def publish(self, events: int, *, pause_s: float) -> None:
         """Publish until `events` are, and until `finish`; one of each key in a transaction."""
@@ -223,6 +229,7 @@ async def played(fleet: Fleet, events: int, *, pause_s: float) -> list[str]:
     try:
         fleet.start()
         await fleet.until(fleet._is_even, "the first process")  # its queues are bound from now on
+        await fleet.subscribed_long_ago()
         publishing = asyncio.create_task(fleet.publish(events, pause_s=pause_s))
         while True:
             await fleet.cycle()
