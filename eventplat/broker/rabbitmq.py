@@ -106,8 +106,7 @@ class RabbitTransport:
     async def consume(self, queue: Queue, receive: Receive, *, prefetch: int) -> Subscription:
         check_prefetch(prefetch)
         subscription = RabbitSubscription(self._consuming, queue, receive, prefetch=prefetch, backoff=self._backoff())
-        self._subscriptions = [each for each in self._subscriptions if not each.is_over]
-        self._subscriptions.append(subscription)
+        self._subscriptions = [known for known in self._subscriptions if not known.is_over] + [subscription]
         try:
             await subscription.start(self._connect_timeout_s)
         except BaseException:

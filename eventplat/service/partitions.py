@@ -7,8 +7,10 @@ its leases, among them one that says only that it is there, looks who else is, a
 Even      live instances differ by one partition at most, three turns after the last one came or went.
 Hand over stop consuming, finish what was delivered, then release: the next one starts on a queue with nothing in hand.
 Killed    its leases run out after a term, and its connection with it: the broker delivers again what it had.
-Lost      a lease that was not renewed for two thirds of its term: consuming stops on the spot, by a loop that asks no
-          database, and what was delivered is handed back.
+Lost      a lease that was not renewed for two thirds of its term: nothing more is taken, by a loop that asks no
+          database; what was delivered is finished if the drain time allows, and handed back if not. Cut off on the spot
+          it would be for nothing: a machine that stands still now and then would roll back whatever it began, and each
+          message handed back three times is taken for one that kills its process.
 Backstop  each queue has a single active consumer. The next one waits in line while the broker still holds the connection
           of one that was paused, at most for two heartbeats.
 More      a newer release announces its partitions as rows; older instances see them and take their share of those too.
@@ -69,6 +71,7 @@ class Partitions:
         consumer_of: Makes the consumer of one partition's queue.
         holder: Names this run of this process.
         term_s: How long a lease lasts without being renewed; also how long a killed instance's partitions stand still.
+        drain_s: How long it may finish what was delivered before it leaves a partition to another.
     """
 
     def __init__(
@@ -81,9 +84,11 @@ class Partitions:
         *,
         holder: str,
         term_s: float,
+        drain_s: float,
         clock: Clock,
     ) -> None:
         self.queue = whole
+        self._drain_s = drain_s
         self._database, self._identity, self._count, self._consumer_of = database, identity, count, consumer_of
         self._leases = Leases(database, holder, term_s=term_s, clock=clock)
         self._me = f"{identity}/instance/{holder}"
@@ -165,7 +170,7 @@ class Partitions:
         shares = share(self._parts, members, holders)
         due = {number for number, member in shares.items() if member == self._leases.holder}
         for number in self.mine - due:
-            self._leave(number)
+            self._leave(number, self._drain_s)
         due -= {number for number in self.mine if await self._is_gone(number)}
         free = {self._lease(n): n for n in due if n not in self._seats and holders.get(n) in (None, self._leases.holder)}
         for name in sorted(await self._leases.take(free)):
@@ -199,7 +204,7 @@ class Partitions:
             await forget(connection, self._lease(number), silent_s=0)
         return True
 
-    def _leave(self, number: int, within_s: float = 10.0) -> None:
+    def _leave(self, number: int, within_s: float) -> None:
         seat = self._seats[number]
         if seat.leaving is None:
             seat.leaving = asyncio.create_task(self._vacate(number, seat, within_s), name=f"leave {seat.consumer.queue.name}")
@@ -227,8 +232,8 @@ class Partitions:
     def _hand_back_lost(self) -> None:
         for number in self.mine:
             if not self._leases.holds(self._lease(number)):
-                logger.warning("%s lost its lease of partition %d: what was delivered is handed back", self._identity, number)
-                self._leave(number, within_s=0)
+                logger.warning("%s lost its lease of partition %d and takes nothing more from it", self._identity, number)
+                self._leave(number, self._drain_s)
 
     async def _reliably(self, releasing: Awaitable[None]) -> None:
         try:

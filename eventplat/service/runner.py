@@ -44,6 +44,7 @@ from eventplat.transactions import watermark
 logger = logging.getLogger(__name__)
 
 ANSWERS_PER_START = 5   # places for answers to sagas, for each place that begins one
+PARTITION_PREFETCH = 4  # at least: what is handed over, or comes again after a kill, is as little as keeps one handler busy
 BATCHES_AHEAD = 2   # delivered while one runs, so that the next can begin at once
 
 
@@ -170,14 +171,15 @@ class Runner:
         """One for each queue, or for all partitions where other instances may want their share."""
         there = self._there.get(endpoint.identity, 1)
         if there == 1 or self._settings.is_embedded:
-            return [self._consumer_of(endpoint, queue) for queue in endpoint.queues(self.names, there, keeps=True)]
+            return [self._consumer_of(endpoint, queue, there) for queue in endpoint.queues(self.names, there, keeps=True)]
         return [Partitions(
-            self.out.apart, endpoint.identity, endpoint.queue(self.names), there, partial(self._consumer_of, endpoint),
-            holder=self.out.owner.id, term_s=self._settings.process_term_s, clock=self._clock,
+            self.out.apart, endpoint.identity, endpoint.queue(self.names), there, partial(self._consumer_of, endpoint, of=there),
+            holder=self.out.owner.id, term_s=self._settings.process_term_s, drain_s=self._settings.drain_s, clock=self._clock,
         )]  # fmt: skip
 
-    def _consumer_of(self, endpoint: Endpoint, queue: Queue) -> Consumer:
-        handler, prefetch = endpoint.handler, self._settings.prefetch
+    def _consumer_of(self, endpoint: Endpoint, queue: Queue, of: int = 1) -> Consumer:
+        """The consumer of one of the `of` queues that share the handler's prefetch."""
+        handler, prefetch = endpoint.handler, max(self._settings.prefetch // of, min(PARTITION_PREFETCH, self._settings.prefetch))
         if handler.batch > 1:  # one batch at a time unless asked for: handlers that lock rows would wait for each other
             batches = Batches(self.pipeline, endpoint)
             prefetch, concurrency = max(prefetch, BATCHES_AHEAD * handler.batch), handler.concurrency or 1

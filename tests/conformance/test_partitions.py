@@ -29,7 +29,6 @@ LANES = {lane_of(bucket_of(f"sku-{n}")) % 8: f"sku-{n}" for n in range(64)}
 KEYS = [LANES[rest] for rest in range(8)]       # one for each of eight partitions
 HANDLER = "mail.on-moved"
 TERM_S = 60
-SECOND_US = 1_000_000
 
 T = TypeVar("T")
 
@@ -96,9 +95,9 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stages, "WITHIN_S", 60.0)
 
 
-def played(folder: Path, url: str, test: Callable[[Stage], Awaitable[None]]) -> None:
+def played(folder: Path, url: str, test: Callable[[Stage], Awaitable[None]], drain_s: float = 10.0) -> None:
     async def whole() -> None:
-        async with Stage(folder, url, process_term_s=TERM_S, prefetch=8) as stage:
+        async with Stage(folder, url, process_term_s=TERM_S, prefetch=8, drain_s=drain_s) as stage:
             await test(stage)
 
     asyncio.run(whole())
@@ -205,19 +204,22 @@ def test_an_instance_that_lost_a_lease_hands_back_and_stands_again(tmp_path: Pat
         runner = await stage.run(mail(4))
         await spread([runner], 4)
         before = parts(runner)._seats[1]
-        another = {"holder": "another", "token": lease.c.token + 1, "until_us": now_us() + SECOND_US}
-        await stage.rows(runner, update(lease).where(lease.c.name == f"{HANDLER}/partition/01").values(**another))
+        its = update(lease).where(lease.c.name == f"{HANDLER}/partition/01")
+        await stage.rows(runner, its.values(holder="another", token=lease.c.token + 1, until_us=now_us() + TERM_S * 1_000_000))
         await traffic.during(until(lambda: 1 not in parts(runner)._seats, "handed back"))
         assert parts(runner).mine == {0, 2, 3}
         assert parts(runner).is_active
-        await spread([runner], 4)  # the other one's term has passed: nobody renews it
+        await stage.rows(runner, its.values(until_us=0))  # the other one's term has passed
+        await spread([runner], 4)
         assert parts(runner)._seats[1] is not before
         await in_order(stage, runner, traffic)
 
     played(tmp_path, url, test)
 
 
-def test_an_instance_whose_database_is_silent_stops_at_two_thirds_of_its_term(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_instance_whose_database_is_silent_stops_at_two_thirds_of_its_term_and_hands_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By its own clock and without an answer: the consumer is gone, and what it had is in the queue again."""
     is_running, is_over = asyncio.Event(), asyncio.Event()
 
@@ -245,7 +247,7 @@ def test_an_instance_whose_database_is_silent_stops_at_two_thirds_of_its_term(tm
         assert depths == [len(KEYS) // 2] * 2
         is_over.set()
 
-    played(tmp_path, f"sqlite:///{tmp_path / 'mail.db'}", test)
+    played(tmp_path, f"sqlite:///{tmp_path / 'mail.db'}", test, drain_s=0.1)
 
 
 def test_a_partition_whose_queue_an_operator_deleted_is_forgotten(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ def test_one_three_one_processes_share_eight_partitions_evenly_and_apply_each_ev
     }  # fmt: skip
     fleet = Fleet(tmp_path, environment)
 
-    wrong = asyncio.run(played(fleet, 640, pause_s=0.2))
+    wrong = asyncio.run(played(fleet, 320, pause_s=1.0))
 
     assert wrong == []
     assert [line.split(" hold ")[1].split(" after ")[0] for line in fleet.lines] == ["[8]", "[3, 3, 2]", "[4, 4]", "[8]"]

@@ -19,6 +19,10 @@ class Placed(Event, name="orders.placed"):
     order_id: Key[str]
 
 
+class Closed(Event, name="orders.closed"):
+    day: str
+
+
 class Place(Command[None], name="orders.place"):
     order_id: Key[str]
 
@@ -43,6 +47,21 @@ def test_a_subscription_to_the_past_is_refused_as_long_as_it_is_not_there(start:
 def test_only_a_subscription_can_be_ordered(message: Any) -> None:
     with pytest.raises(BadHandler, match="only a subscription"):
         Handlers[None]().handles(message, ordered=True)(nothing)
+
+
+@pytest.mark.parametrize(
+    ("event", "options", "what"),
+    [
+        (Placed, {"ordered": True, "partitions": 0}, r"partitions= is 1\.\.64"),
+        (Placed, {"ordered": True, "partitions": 65}, r"partitions= is 1\.\.64"),
+        (Placed, {"partitions": 2}, "partitions= goes with ordered=True"),
+        (Closed, {"ordered": True, "partitions": 2}, r"Closed has no Key\[\.\.\.\] field to spread its events"),
+        (Placed, {"name": "placed.p01"}, "'placed.p01' is what a partition's queue is named"),
+    ],
+)
+def test_partitions_are_of_an_ordered_subscription_to_events_with_keys(event: type[Event], options: dict[str, Any], what: str) -> None:
+    with pytest.raises(BadHandler, match=what):
+        Handlers[None]().on(event, **options)(nothing)
 
 
 def test_a_handler_with_another_number_of_arguments_is_told_which_it_takes() -> None:
