@@ -13,17 +13,22 @@ FIND_PYTHON := for python in python3 python3.14 python3.13 python3.12 python3.11
 	if $$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then break; fi; python=; done; \
 	if [ -z "$$python" ]; then echo "no Python >= 3.11 with venv; as root: apt-get install -y python3 python3-venv" >&2; exit 1; fi
 
-.PHONY: help demo test check bench campaign-faults campaign-compose lock compose-env clean venv
+.PHONY: help demo test check bench campaign-faults campaign-messages campaign-partitions campaign-restarts campaign-cluster \
+	campaign-memory campaign-brokers campaign-compose lock compose-env clean venv
 
 help:  ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 20
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 24
 
 demo: $(VENV)/.installed  ## Run the shop in one process and check every unit of stock and money (ARGS="--count 1000")
 	rm -rf .eventplat/demo
 	$(BIN)/eventplat demo --data .eventplat/demo $(ARGS)
 
 test: $(VENV)/.installed-dev  ## Run the tests; they start a private RabbitMQ and PostgreSQL (ARGS="-k saga")
-	$(BIN)/python -m pytest $(ARGS)
+	@failed=0 none=0; \
+	run() { $(BIN)/python -m pytest "$$@" $(ARGS) || case $$? in 5) none=$$((none + 1));; *) failed=1;; esac; }; \
+	run -n 2 --maxschedchunk 1 -m "not alone"; \
+	run -m alone; \
+	if [ $$none = 2 ]; then exit 5; fi; exit $$failed
 
 check: $(VENV)/.installed-dev  ## ruff, mypy --strict, the import rules, pyright on the public types
 	$(BIN)/ruff check .
@@ -36,6 +41,24 @@ bench: $(VENV)/.installed-dev $(PEERS)/.installed  ## Measure eventplat beside i
 
 campaign-faults: $(VENV)/.installed-dev  ## Kill services, broker and database at every crash point, for long
 	$(BIN)/python -m tests.faults.campaign $(ARGS)
+
+campaign-messages: $(VENV)/.installed-dev  ## A million events under kills, cuts, restarts and copies (ARGS="--events 100000")
+	$(BIN)/python -m tests.faults.messages $(ARGS)
+
+campaign-restarts: $(VENV)/.installed-dev  ## Sixty broker restarts in a row, and nobody else's (ARGS="--times 5")
+	$(BIN)/python -m tests.faults.restarts $(ARGS)
+
+campaign-cluster: $(VENV)/.installed-dev  ## Three RabbitMQ nodes, each killed in turn under load (ARGS="--rounds 1")
+	$(BIN)/python -m tests.faults.cluster $(ARGS)
+
+campaign-memory: $(VENV)/.installed-dev  ## Ten minutes, the broker down for five of them (ARGS="--minutes 4")
+	$(BIN)/python -m tests.faults.memory $(ARGS)
+
+campaign-brokers: $(VENV)/.installed-dev  ## Transport suite and messages on RabbitMQ images, deprecated features denied (ARGS="rabbitmq:4")
+	$(BIN)/python -m tests.faults.brokers $(ARGS)
+
+campaign-partitions: $(VENV)/.installed-dev  ## An ordered handler in 1, 3 and 1 processes under traffic (ARGS="--events 50000")
+	$(BIN)/python -m tests.faults.partitions $(ARGS)
 
 campaign-compose: .env $(VENV)/.installed  ## The demo against containers, which are killed meanwhile (ARGS="--count 300")
 	export COMPOSE_PROJECT_NAME=eventplat-campaign; \

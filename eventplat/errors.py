@@ -202,6 +202,34 @@ class IdleTooLong(StorageError):
     next_move = "Do slow work before the first use of ctx.db, or give the handler the timeout= that it needs"
 
 
+# --- EP4 coordination -----------------------------------------------------------------------------
+
+
+class CoordinationError(EventplatError):
+    """What several processes agree on did not hold."""
+
+    code = "EP400"
+    next_move = "Look at eventplat_lease in the service's database: it says who holds what, and until when"
+
+
+class StaleLease(CoordinationError):
+    """This process acted on a lease that it holds no longer: nothing was written.
+
+    Args:
+        held: The token it acted with; None where it never held the lease.
+        current: The one that has been written with since, where that is known.
+    """
+
+    code = "EP401"
+    next_move = "Step down and stand again: whoever holds it now goes on with the work"
+
+    def __init__(self, *, lease: str, held: int | None, current: int | None = None) -> None:
+        has = f"this process {'does not hold it' if held is None else f'had token {held}'}"
+        now = "its term has run out" if held is not None else "take it first"
+        super().__init__(f"lease {lease!r}: {has}, {now if current is None else f'the current one is {current}'}")
+        self.lease, self.held, self.current = lease, held, current
+
+
 # --- EP5 transactions -----------------------------------------------------------------------------
 
 
@@ -224,6 +252,27 @@ class OtherBody(TransactionError):
 
     code = "EP502"
     next_move = "Send another message under an id, or Idempotency-Key, of its own"
+
+
+class NoSuchMessage(TransactionError):
+    """No message stands where an operator looks for it: it was settled, discarded or never here, or the id is another's."""
+
+    code = "EP520"
+    next_move = "Look with `eventplat dlq list --state any`; one id may stand in several handlers, which --handler tells apart"
+
+
+class NotReplayable(TransactionError):
+    """A dead letter that would do harm, or nothing, were it run again."""
+
+    code = "EP521"
+    next_move = "Discard it, or ask its sender to send another one"
+
+
+class BadEdit(TransactionError):
+    """The new body of a dead letter is not one that its handler would take."""
+
+    code = "EP522"
+    next_move = "Compare it with the message class; `--dry-run` shows what would change"
 
 
 # --- EP6 sagas ------------------------------------------------------------------------------------
@@ -300,6 +349,13 @@ class NoSuchService(ServiceError):
 
     code = "EP712"
     next_move = "Name a module with one Service, as `eventplat run services.stock` or `eventplat dev app.py`"
+
+
+class NoSuchHandler(ServiceError):
+    """No service here has a handler of this name."""
+
+    code = "EP716"
+    next_move = "See `eventplat handlers list` for those there are"
 
 
 # --- EP9 settings and process ---------------------------------------------------------------------

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from typing import Any, Protocol, TypeVar
 
 from eventplat.clock import Clock
+from eventplat.errors import EventplatError
 
 T = TypeVar("T")
 
@@ -81,7 +82,10 @@ class Loop:
             except (Exception, asyncio.CancelledError) as error:
                 if is_own_cancellation(error):
                     raise
-                logger.exception("%s failed; trying again in %.1f s", self.name, delay)
+                if isinstance(error, EventplatError):  # it says all there is to know: the database is away, say
+                    logger.warning("%s failed; trying again in %.1f s: %s", self.name, delay, error)
+                else:
+                    logger.exception("%s failed; trying again in %.1f s", self.name, delay)
                 wait_s, delay = delay, min(delay * 2, self._slowest_s)
             if not self._stopping:
                 await self._pause(self._every_s if wait_s is None else wait_s)

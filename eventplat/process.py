@@ -28,13 +28,14 @@ from eventplat.observability.logs import configure
 from eventplat.observability.pulse import Pulse, pulse_path
 from eventplat.security.grant import GrantVerifier
 from eventplat.security.keys import ensure_keys
-from eventplat.service.endpoint import topology
+from eventplat.service.endpoint import partitions_there, topology
 from eventplat.service.runner import Runner
 from eventplat.service.service import Service
 from eventplat.settings import Settings, load
 
 if TYPE_CHECKING:
     from eventplat.gateway.server import HttpServer
+    from eventplat.observability.monitor import Monitor
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +64,7 @@ class Process:
         self.server: HttpServer | None = None
         self._transports: list[Transport] = []
         self._pulses: list[Pulse] = []
+        self._monitor: Monitor | None = None
 
     @property
     def url(self) -> str:
@@ -89,24 +91,37 @@ class Process:
                     await self._feel_pulse(runner)
             if self._has_gateway:
                 await self._start_gateway()
+            if self.settings.metrics_port is not None:
+                await self._start_monitor(self.settings.metrics_port)
         except BaseException:
             await self.stop()
             raise
 
     async def stop(self) -> None:
         """Stop in reverse, each part even if another's stop failed."""
+        if self._monitor is not None:
+            await stop_all([self._monitor])
         if self.server is not None:
             await stop_all([self.server])
         await stop_all([*self.runners, *self._pulses])
         await stop_all([_Closing(transport) for transport in self._transports])
         self.runners, self._transports, self._pulses, self.server = [], [], [], None
 
-    async def _feel_pulse(self, runner: Runner) -> None:
-        def is_well() -> bool:
-            return runner.is_ready and (not runner.service.has_database or runner.out.owner.may_publish)
+    @property
+    def monitor_url(self) -> str | None:
+        """Where metrics and health are served; None where nobody asked for it."""
+        return None if self._monitor is None else self._monitor.url
 
+    def missing(self) -> dict[str, list[str]]:
+        """What keeps each service, and the gateway, from its work; nothing where all is well."""
+        found = {runner.service.name: runner.missing() for runner in self.runners}
+        if self.server is not None and self._transports[-1].state != "connected":
+            found["gateway"] = [f"the link to the broker is {self._transports[-1].state}"]
+        return {part: what for part, what in found.items() if what}
+
+    async def _feel_pulse(self, runner: Runner) -> None:
         path = pulse_path(self.settings.data_dir, runner.service.name)
-        pulse = Pulse(path, is_well, every_s=self.settings.heartbeat_s, clock=self._clock)
+        pulse = Pulse(path, lambda: not runner.missing(), every_s=self.settings.heartbeat_s, clock=self._clock)
         self._pulses.append(pulse)
         await pulse.start()
 
@@ -121,6 +136,12 @@ class Process:
         app = create_app(self.settings, transport=transport, clock=self._clock, chance=self._chance, beside=names)
         self.server = HttpServer(app, host=self.settings.gateway_host, port=self.settings.gateway_port)
         await self.server.start()
+
+    async def _start_monitor(self, port: int) -> None:
+        from eventplat.observability.monitor import Monitor, MonitorApp  # noqa: PLC0415 - only here does a service load uvicorn
+
+        self._monitor = Monitor(MonitorApp(self.missing), host=self.settings.metrics_host, port=port)
+        await self._monitor.start()
 
     async def _open(self, name: str) -> Transport:
         transport = open_transport(self.settings.broker(), name=name, clock=self._clock)
@@ -163,16 +184,19 @@ async def _serve(process: Process) -> None:
 
 
 async def apply_topology(services: Sequence[Service[Any]], settings: Settings, *, dry_run: bool = False) -> Topology:
-    """Declare what `services` and the gateway need; returns it."""
+    """Declare what `services` and the gateway need; returns it. What is there is not asked for in a dry run."""
     names = Names(settings.prefix)
     wanted = Topology(names.exchanges())
-    for service in services:
-        wanted |= topology(service, names)
-    if not dry_run:
-        transport = open_transport(settings.broker(), name="topology", clock=SystemClock())
-        await transport.open()
-        try:
-            await transport.declare(wanted)
-        finally:
-            await transport.close()
+    if dry_run:
+        for service in services:
+            wanted |= topology(service, names)
+        return wanted
+    transport = open_transport(settings.broker(), name="topology", clock=SystemClock())
+    await transport.open()
+    try:
+        for service in services:
+            wanted |= topology(service, names, await partitions_there(transport, service, names))
+        await transport.declare(wanted)
+    finally:
+        await transport.close()
     return wanted

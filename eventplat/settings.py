@@ -64,6 +64,9 @@ class Settings(BaseSettings):
     broker_users: dict[str, str] = {}            # the RabbitMQ user of each service, and of "gateway"; empty: one user for all
     allow_anonymous: bool | None = None          # default: only when bound to loopback without a jwt_key
 
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int | None = Field(None, ge=0, le=65_535)  # serves /metrics and /health of this process; default: nowhere
+
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"
 

@@ -8,16 +8,19 @@ A container may forbid that a package starts its service: nothing here needs the
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 INSTALL = "apt-get update && apt-get install -y --no-install-recommends rabbitmq-server postgresql"
+LOCK = Path(tempfile.gettempdir()) / "eventplat-install.lock"
 
 
 class NotInstalled(Exception):
@@ -74,7 +77,9 @@ def _install(program: str) -> str:
         return f"{program} is missing; as root: {INSTALL}"
     sys.stderr.write(f"{program} is missing; running: {INSTALL}\n")
     env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    done = subprocess.run(["sh", "-c", INSTALL], env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    with LOCK.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several test processes at once: apt-get refuses all but the first
+        done = subprocess.run(["sh", "-c", INSTALL], env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     return f"`{INSTALL}` ended with {done.returncode}:\n{done.stdout[-1000:]}{done.stderr[-3000:]}" if done.returncode else ""
 
 

@@ -138,33 +138,49 @@ class RabbitServer(Server):
 
     name = "rabbitmq"
 
-    def __init__(self, config: str = "", plugins: Sequence[str] = ()) -> None:
-        """`config` is appended to rabbitmq.conf; `plugins` are enabled by name, as "rabbitmq_stream"."""
+    def __init__(self, config: str = "", plugins: Sequence[str] = (), *, beside: RabbitServer | None = None) -> None:
+        """A node by itself.
+
+        Args:
+            config: Appended to rabbitmq.conf.
+            plugins: Enabled by name, as "rabbitmq_stream".
+            beside: A node that this one may join (`tests.cluster`): it shares that one's name server and secret.
+        """
         super().__init__()
         self.bin = rabbitmq_bin()
+        self.node = f"eventplat-{uuid.uuid4().hex[:8]}@localhost"
         self.port, self._epmd_port, dist_port = free_ports(3)
         self._epmd: subprocess.Popen[bytes] | None = None
+        self._beside, self._cookie = beside, uuid.uuid4().hex
+        if beside is not None:
+            self._epmd_port, self._cookie = beside._epmd_port, beside._cookie
+        (self.home / ".erlang.cookie").write_text(self._cookie)
+        (self.home / ".erlang.cookie").chmod(0o400)
         (self.home / "plugins").write_text(f"[{','.join(plugins)}].")
         (self.home / "rabbitmq.conf").write_text(f"disk_free_limit.absolute = 50MB\nconsumer_timeout = 1800000\n{config}\n")
         self._env = {
             "PATH": os.environ.get("PATH", os.defpath), "HOME": str(self.home), "LANG": "C.UTF-8",
-            "RABBITMQ_NODENAME": f"eventplat-{uuid.uuid4().hex[:8]}@localhost",
+            "RABBITMQ_NODENAME": self.node,
             "RABBITMQ_NODE_PORT": str(self.port), "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
             "RABBITMQ_DIST_PORT": str(dist_port), "ERL_EPMD_PORT": str(self._epmd_port), "ERL_EPMD_ADDRESS": "127.0.0.1",
             "RABBITMQ_MNESIA_BASE": str(self.home / "mnesia"), "RABBITMQ_LOG_BASE": str(self.home / "log"),
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.home / "plugins"), "RABBITMQ_CONFIG_FILE": str(self.home / "rabbitmq"),
             "RABBITMQ_PID_FILE": str(self.home / "pid"), "RABBITMQ_CONF_ENV_FILE": str(self.home / "none"),
             # one scheduler that sleeps when idle: a broker beside the tests must not spin on the tests' cores
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1 +sbwt none -kernel inet_dist_use_interface {127,0,0,1}",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1 +sbwt none -kernel inet_dist_use_interface {127,0,0,1} net_ticktime 15",
         }
 
     @property
     def url(self) -> str:
-        return f"amqp://guest:guest@127.0.0.1:{self.port}/"
+        return self.url_at(self.port)
+
+    def url_at(self, port: int) -> str:
+        """The same by another way, as a proxy's port."""
+        return f"amqp://guest:guest@127.0.0.1:{port}/"
 
     def start(self) -> None:
         """Start the broker and wait until it speaks AMQP."""
-        if self._epmd is None:
+        if self._epmd is None and self._beside is None:
             self._epmd = subprocess.Popen(
                 [epmd(), "-port", str(self._epmd_port), "-address", "127.0.0.1"],
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
@@ -172,7 +188,7 @@ class RabbitServer(Server):
             watchdog().tell("group", self._epmd.pid)
             self._until_listening(self._epmd_port)
         self._spawn([str(self.bin / "rabbitmq-server")], self._env)
-        self._until(self._speaks)
+        self._until(lambda: speaks_amqp(self.port))
 
     def stop(self) -> None:
         """Stop it as an administrator would; queues are closed in order."""
@@ -192,24 +208,22 @@ class RabbitServer(Server):
             watchdog().tell("gone", self._epmd.pid)
             self._epmd = None
 
-    def ctl(self, *args: str) -> str:
-        """What `rabbitmqctl ARGS` prints."""
-        done = subprocess.run(
-            [str(self.bin / "rabbitmqctl"), "--quiet", *args], env=self._env, stdin=subprocess.DEVNULL,
-            capture_output=True, text=True, timeout=STOP_S, check=False,
-        )
-        if done.returncode:
-            raise ServerFailed(f"rabbitmqctl {' '.join(args)} ended with {done.returncode}: {done.stderr}{done.stdout}")
-        return done.stdout
+    def ctl(self, *args: str, tool: str = "rabbitmqctl") -> str:
+        """What `rabbitmqctl ARGS` prints, or another of RabbitMQ's tools.
 
-    def _speaks(self) -> bool:
-        """Whether an AMQP header is answered with connection.start, a frame of type 1."""
+        Raises:
+            ServerFailed: It ended with an error, or not in time.
+        """
+        command = [str(self.bin / tool), "--quiet", *args]
         try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=2) as connection:
-                connection.sendall(b"AMQP\x00\x00\x09\x01")
-                return connection.recv(1) == b"\x01"
-        except OSError:
-            return False
+            done = subprocess.run(
+                command, env=self._env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=STOP_S, check=False
+            )
+        except subprocess.TimeoutExpired:
+            raise ServerFailed(f"{tool} {' '.join(args)} did not end in {STOP_S:.0f} s") from None
+        if done.returncode:
+            raise ServerFailed(f"{tool} {' '.join(args)} ended with {done.returncode}: {done.stderr}{done.stdout}")
+        return done.stdout
 
     def _until_listening(self, port: int) -> None:
         deadline = time.monotonic() + START_S
@@ -322,6 +336,16 @@ def shared_postgres() -> PostgresServer:
     server = PostgresServer(fsync="off")
     server.start()
     return server
+
+
+def speaks_amqp(port: int) -> bool:
+    """Whether an AMQP header is answered with connection.start, a frame of type 1."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=2) as connection:
+            connection.sendall(b"AMQP\x00\x00\x09\x01")
+            return connection.recv(1) == b"\x01"
+    except OSError:
+        return False
 
 
 def free_ports(count: int) -> list[int]:

@@ -1,7 +1,8 @@
 """Consumer: one queue's deliveries, handled a bounded number at a time.
 
 Competing consumers balance the load by themselves: the broker hands the next message to whoever has room.
-Prefetch bounds what waits here, concurrency what runs. With `batch`, what has come in one turn of the loop is
+Prefetch bounds what waits here, concurrency what runs; it follows the measured handling time, so that a slow instance
+holds little that a faster one could begin (`broker.prefetch`). With `batch`, what has come in one turn of the loop is
 handled together; nobody waits for more to come.
 
 Source    Hohpe & Woolf, Enterprise Integration Patterns (2003), Competing Consumers.
@@ -16,8 +17,11 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
+from eventplat.broker.prefetch import Prefetch
 from eventplat.broker.topology import Queue
 from eventplat.broker.transport import Delivery, Subscription, Transport
+from eventplat.clock import Clock
+from eventplat.errors import BrokerError
 
 logger = logging.getLogger(__name__)
 
@@ -35,24 +39,39 @@ def one_by_one(process: Callable[[Delivery], Awaitable[None]]) -> Process:
 
 
 class Consumer:
-    """Runs `process` for the deliveries of `queue`, at most `batch` at a time; `process` settles each of them."""
+    """Runs `process` for the deliveries of `queue`, at most `batch` at a time; `process` settles each of them.
+
+    Args:
+        prefetch: Deliveries held at a time, at most.
+        clock: Measures how long they are handled, which the prefetch follows. None: it stays as it is, as it must where
+            one consumer of several is active, since each change passes the turn on.
+    """
 
     def __init__(
-        self, transport: Transport, queue: Queue, process: Process, *, prefetch: int, concurrency: int, batch: int = 1
-    ) -> None:
+        self, transport: Transport, queue: Queue, process: Process, *, prefetch: int, concurrency: int, batch: int = 1,
+        clock: Clock | None = None,
+    ) -> None:  # fmt: skip
         self.queue = queue
         self._transport, self._process = transport, process
         self._prefetch, self.concurrency, self._batch = prefetch, concurrency, batch
         self._waiting: deque[Delivery] = deque()
-        self._running: dict[asyncio.Task[None], int] = {}    # and how many deliveries each has
+        self._running: dict[asyncio.Task[None], Sequence[Delivery]] = {}
         self._subscription: Subscription | None = None
+        self._clock, self._measured = clock, Prefetch(slots=concurrency, batch=batch, most=prefetch)
+        self._changing: asyncio.Task[None] | None = None
         self._is_filling = False
         self._is_over = False
+        self.is_paused = False
+
+    @property
+    def queues(self) -> tuple[str, ...]:
+        """The names of the queues that it is there for."""
+        return (self.queue.name,)
 
     @property
     def in_flight(self) -> int:
         """Deliveries being handled now."""
-        return sum(self._running.values())
+        return sum(len(deliveries) for deliveries in self._running.values())
 
     @property
     def is_active(self) -> bool:
@@ -61,10 +80,34 @@ class Consumer:
 
     async def start(self) -> None:
         self._is_over = False
-        self._subscription = await self._transport.consume(self.queue, self._receive, prefetch=self._prefetch)
+        prefetch = self._prefetch if self._clock is None else self._measured.current
+        self._subscription = await self._transport.consume(self.queue, self._receive, prefetch=prefetch)
+
+    async def pause(self) -> None:
+        """Take nothing new and give back what has not begun; what runs goes on. Also before the start."""
+        self.is_paused = True
+        subscription, self._subscription = self._subscription, None
+        try:
+            if subscription is not None:
+                await subscription.cancel()  # first: what is given back would be delivered here again
+        finally:
+            while self._waiting:
+                self._waiting.pop().give_back()
+
+    async def resume(self) -> None:
+        """Go on where `pause` stopped.
+
+        Raises:
+            BrokerUnavailable: It is still paused.
+        """
+        await self.start()
+        self.is_paused = False
+        self._fill()
 
     async def stop(self, within_s: float = 10.0) -> None:
         """Take nothing new, handle within `within_s` seconds what was delivered; the rest comes again elsewhere."""
+        if self._changing is not None:  # between two subscriptions it would leave one behind
+            await asyncio.wait({self._changing}, timeout=within_s)
         if self._subscription is not None:
             await self._subscription.cancel()
         try:
@@ -77,9 +120,13 @@ class Consumer:
         self._is_over = True
         while self._waiting:
             self._waiting.pop().requeue()  # counted as a delivery: therefore only what is left in the end
-        for task in self._running:
+        cut_off = dict(self._running)
+        for task in cut_off:
             task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        await asyncio.gather(*cut_off, return_exceptions=True)
+        for deliveries in cut_off.values():
+            for delivery in deliveries:
+                delivery.requeue()  # where the process goes on, the broker would wait for it; what was settled stays settled
 
     def _receive(self, delivery: Delivery) -> None:
         if self._is_over:
@@ -94,11 +141,11 @@ class Consumer:
 
     def _fill(self) -> None:
         self._is_filling = False
-        while self._waiting and len(self._running) < self.concurrency and not self._is_over:
+        while self._waiting and len(self._running) < self.concurrency and not (self._is_over or self.is_paused):
             taken = [self._waiting.popleft()]
             taken += [self._waiting.popleft() for _ in range(min(len(self._waiting), self._batch - 1))]
             task = asyncio.create_task(self._handle(taken))
-            self._running[task] = len(taken)
+            self._running[task] = taken
             task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
@@ -106,11 +153,32 @@ class Consumer:
         self._fill()
 
     async def _handle(self, deliveries: Sequence[Delivery]) -> None:
+        began = 0.0 if self._clock is None else self._clock.monotonic()
         try:
             await self._process(deliveries)
+            if self._clock is not None:
+                self._measure(len(deliveries), began, self._clock.monotonic())
         except (Exception, asyncio.CancelledError) as error:  # a bug of the platform: visible, and the message comes again
             if isinstance(error, asyncio.CancelledError) and self._is_over:
                 raise
             logger.exception("%d deliveries of %s were not settled; they come again", len(deliveries), self.queue.name)
             for delivery in deliveries:
                 delivery.requeue()
+
+    def _measure(self, deliveries: int, began: float, ended: float) -> None:
+        self._measured.handled(deliveries, ended - began)
+        if self._is_over or (self._changing is not None and not self._changing.done()):
+            return
+        if (prefetch := self._measured.change(ended)) is not None:
+            self._changing = asyncio.create_task(self._hold(prefetch), name=f"prefetch of {self.queue.name}")
+
+    async def _hold(self, prefetch: int) -> None:
+        """Go on with another prefetch: the broker takes one with a new consumer only. What was delivered stays here."""
+        before = self._subscription
+        try:
+            self._subscription = await self._transport.consume(self.queue, self._receive, prefetch=prefetch)
+        except BrokerError as error:  # the one before it comes back by itself
+            logger.info("%s goes on with the prefetch it has: %s", self.queue.name, error)
+            return
+        if before is not None:
+            await before.cancel()

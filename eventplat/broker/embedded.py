@@ -33,6 +33,7 @@ from eventplat.broker.embedded_broker import EmbeddedBroker, shared
 from eventplat.broker.embedded_kombu import EmbeddedChannel, EmbeddedConnection
 from eventplat.broker.embedded_queue import QueueState
 from eventplat.broker.embedded_turn import Turns
+from eventplat.broker.outcomes import count_outcomes
 from eventplat.broker.topology import Queue, Topology
 from eventplat.broker.transport import Outcome, Outgoing, Receive, TransportState, check_prefetch
 from eventplat.clock import Clock
@@ -133,6 +134,7 @@ class EmbeddedTransport:
                     outcomes += some
         except TimeoutError:
             raise BrokerUnavailable(f"{len(batch)} messages were not settled within {timeout_s:g} s") from None
+        count_outcomes(outcomes)
         return outcomes
 
     async def consume(self, queue: Queue, receive: Receive, *, prefetch: int) -> EmbeddedSubscription:

@@ -70,6 +70,11 @@ class EmbeddedDelivery:
         if self._channel.has(self.delivery_tag):
             self._channel.basic_reject(self.delivery_tag, requeue=True)
 
+    def give_back(self) -> None:
+        if self._channel.has(self.delivery_tag):
+            self.copy.deliveries -= 1
+            self._channel.basic_reject(self.delivery_tag, requeue=True)
+
     def dead_letter(self) -> None:
         if self._channel.has(self.delivery_tag):
             self._channel.basic_reject(self.delivery_tag, requeue=False)

@@ -112,7 +112,7 @@ class Journal:
                 yield Stored(id_, queue, message, deliveries, expires_us)
 
     def declare(self, exchanges: Iterable[Exchange], queues: Iterable[Queue]) -> None:
-        """Keep what is declared; bindings are added to those that are there.
+        """Keep what is declared; bindings are added to those that are there, less those that are to go.
 
         Raises:
             BrokerUnavailable: Nothing was kept.
@@ -123,6 +123,8 @@ class Journal:
             write("INSERT OR IGNORE INTO queue VALUES (?, ?, ?, ?, ?)", [_queue_row(queue) for queue in known])
             bound = [(queue.name, binding.exchange, binding.routing_key) for queue in known for binding in queue.bindings]
             write("INSERT OR IGNORE INTO binding VALUES (?, ?, ?)", bound)
+            gone = [(queue.name, binding.exchange, binding.routing_key) for queue in known for binding in queue.unbound]
+            write("DELETE FROM binding WHERE queue = ? AND exchange = ? AND routing_key = ?", gone)
 
     def commit(self, arrived: Sequence[Row], handed_out: Sequence[tuple[int, int]], settled: Sequence[int]) -> None:
         """One transaction for all of it.

@@ -29,7 +29,7 @@ from kombu.transport.virtual.exchange import STANDARD_EXCHANGE_TYPES, TopicExcha
 
 from eventplat.broker.embedded_delivery import EmbeddedDelivery
 from eventplat.broker.embedded_queue import Copy, Message, QueueState
-from eventplat.broker.topology import Exchange
+from eventplat.broker.topology import Binding, Exchange
 from eventplat.broker.transport import Receive
 
 logger = logging.getLogger(__name__)
@@ -142,6 +142,11 @@ class EmbeddedChannel(virtual.Channel):
         self.queue_declare(queue=declared.name, durable=not state.is_exclusive, exclusive=state.is_exclusive, state=state)
         for binding in declared.bindings:
             self.queue_bind(queue=declared.name, exchange=binding.exchange, routing_key=binding.routing_key)
+
+    def unbind(self, queue: str, binding: Binding) -> None:
+        """Take a binding away, where it is there."""
+        self.queue_unbind(queue=queue, exchange=binding.exchange, routing_key=binding.routing_key)
+        self.desk.routes.clear()
 
     def publish(self, publication: Publication) -> Publication:
         """Route it: a copy for each queue that matches."""

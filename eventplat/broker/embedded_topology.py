@@ -26,9 +26,9 @@ def declare(channel: EmbeddedChannel, topology: Topology, journal: Journal | Non
     coming = {exchange.name for exchange in new_exchanges}
     for queue in queues:
         _check_bindings(channel, queue, coming)
-    unbound = [queue for queue in queues if _is_unbound(channel, queue)]
-    if journal is not None and (new_exchanges or new_queues or unbound):
-        journal.declare(new_exchanges, dict.fromkeys([*new_queues, *unbound]))
+    changed = [queue for queue in queues if _lacks_a_binding(channel, queue) or _has_one_too_many(channel, queue)]
+    if journal is not None and (new_exchanges or new_queues or changed):
+        journal.declare(new_exchanges, dict.fromkeys([*new_queues, *changed]))
     apply(channel, new_exchanges, queues, is_journaled=journal is not None)
 
 
@@ -38,6 +38,9 @@ def apply(channel: EmbeddedChannel, exchanges: list[Exchange], queues: list[Queu
         channel.declare_exchange(exchange)
     for queue in queues:
         channel.declare_queue(QueueState(queue, is_journaled=is_journaled))
+    for queue in queues:
+        for binding in queue.unbound:
+            channel.unbind(queue.name, binding)
 
 
 def declare_exclusive(channel: EmbeddedChannel, queue: Queue) -> None:
@@ -104,7 +107,11 @@ def _check_bindings(channel: EmbeddedChannel, queue: Queue, coming: set[str]) ->
             raise TopologyMissing(f"exchange {binding.exchange!r}, which queue {queue.name!r} is to be bound to, is not there")
 
 
-def _is_unbound(channel: EmbeddedChannel, queue: Queue) -> bool:
-    """Whether a binding of `queue` is not there."""
+def _lacks_a_binding(channel: EmbeddedChannel, queue: Queue) -> bool:
     has = channel.state.has_binding
     return not all(has(queue.name, binding.exchange, binding.routing_key) for binding in queue.bindings)
+
+
+def _has_one_too_many(channel: EmbeddedChannel, queue: Queue) -> bool:
+    has = channel.state.has_binding
+    return any(has(queue.name, binding.exchange, binding.routing_key) for binding in queue.unbound)

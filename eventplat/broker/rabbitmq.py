@@ -7,6 +7,7 @@ the files `broker/rabbitmq*.py` know pika.
     publish  → rabbitmq_publisher → rabbitmq_confirms
     consume  → rabbitmq_consumer  → rabbitmq_acks
     both     → rabbitmq_connection → rabbitmq_wire
+    consumers the broker has lost    rabbitmq_watchdog
 
 Works on RabbitMQ 3.10 to 4.x with every deprecated feature denied: prefetch per consumer, durable or exclusive
 queues only.
@@ -21,9 +22,11 @@ import random
 from collections.abc import Callable, Sequence
 
 from eventplat.broker import rabbitmq_topology
+from eventplat.broker.outcomes import count_outcomes
 from eventplat.broker.rabbitmq_connection import HEARTBEAT_S, Backoff, Link
 from eventplat.broker.rabbitmq_consumer import RabbitSubscription
 from eventplat.broker.rabbitmq_publisher import WINDOW, Publisher
+from eventplat.broker.rabbitmq_watchdog import Watchdog
 from eventplat.broker.topology import Queue, Topology
 from eventplat.broker.transport import Outcome, Outgoing, Receive, Subscription, TransportState, check_prefetch
 from eventplat.clock import Clock
@@ -62,6 +65,7 @@ class RabbitTransport:
         self._consuming = Link(urls, name=f"{name} consume", clock=clock, chance=chance, heartbeat_s=heartbeat_s)
         self._publisher = Publisher(self._publishing, window=window, backoff=self._backoff())
         self._subscriptions: list[RabbitSubscription] = []
+        self._watchdog = Watchdog(self._consuming, lambda: tuple(self._subscriptions), clock)
 
     @property
     def state(self) -> TransportState:
@@ -78,8 +82,10 @@ class RabbitTransport:
             await self.close()
             raise
         self._publisher.start()
+        await self._watchdog.start()
 
     async def close(self) -> None:
+        await self._watchdog.stop()
         for subscription in self._subscriptions:
             await subscription.detach()
         self._subscriptions.clear()
@@ -93,11 +99,14 @@ class RabbitTransport:
         await rabbitmq_topology.verify(self._consuming, topology, within_s=self._connect_timeout_s)
 
     async def publish(self, batch: Sequence[Outgoing], *, timeout_s: float = 10.0) -> list[Outcome]:
-        return await self._publisher.publish(batch, timeout_s=timeout_s)
+        outcomes = await self._publisher.publish(batch, timeout_s=timeout_s)
+        count_outcomes(outcomes)
+        return outcomes
 
     async def consume(self, queue: Queue, receive: Receive, *, prefetch: int) -> Subscription:
         check_prefetch(prefetch)
         subscription = RabbitSubscription(self._consuming, queue, receive, prefetch=prefetch, backoff=self._backoff())
+        self._subscriptions = [each for each in self._subscriptions if not each.is_over]
         self._subscriptions.append(subscription)
         try:
             await subscription.start(self._connect_timeout_s)

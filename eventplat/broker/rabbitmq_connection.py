@@ -36,6 +36,7 @@ from eventplat.broker.rabbitmq_wire import connection_class, cut, read_more
 from eventplat.broker.transport import TransportState
 from eventplat.clock import Clock
 from eventplat.errors import BrokerUnavailable, SettingsError
+from eventplat.observability.metrics import LINK_BLOCKED, LINK_UP, LINKS_LOST
 from eventplat.settings import without_password
 
 logger = logging.getLogger(__name__)
@@ -224,10 +225,14 @@ class Link:
             self._connection, self._lost, self._has_stood, self._is_blocked = connection, lost, True, False
             self._backoff.stands()
             self._up.set()
+            LINK_UP.labels(self._name).set(1)
             logger.info("connected to the broker", extra={"link": self._name})
             self._reason = await asyncio.shield(lost)
             self._connection, self._lost = None, None
             self._up.clear()
+            LINK_UP.labels(self._name).set(0)
+            LINK_BLOCKED.labels(self._name).set(0)
+            LINKS_LOST.labels(self._name).inc()
             logger.warning("the connection to the broker was lost", extra={"link": self._name, "reason": self._reason})
             await self._backoff.wait()
 
@@ -263,10 +268,12 @@ class Link:
 
     def _blocked(self, reason: str) -> None:
         self._is_blocked = True
+        LINK_BLOCKED.labels(self._name).set(1)
         logger.warning("the broker takes no messages for now", extra={"link": self._name, "reason": reason})
 
     def _unblocked(self) -> None:
         self._is_blocked = False
+        LINK_BLOCKED.labels(self._name).set(0)
         logger.info("the broker takes messages again", extra={"link": self._name})
         self.on_unblocked()
 

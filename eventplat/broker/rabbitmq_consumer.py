@@ -19,7 +19,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any
+from itertools import count
+from typing import Any, NamedTuple
 
 from eventplat.broker.rabbitmq_acks import Acks
 from eventplat.broker.rabbitmq_connection import Backoff, Channel, ChannelEnded, Link, resolve
@@ -30,10 +31,25 @@ from eventplat.broker.topology import Queue
 from eventplat.broker.transport import Receive
 from eventplat.errors import BrokerUnavailable, TopologyMissing
 from eventplat.messages.codec import Properties
+from eventplat.observability.metrics import CONSUMERS_LOST
 
 logger = logging.getLogger(__name__)
 
 NOT_FOUND = 404
+
+_numbers = count(1)
+
+
+class Progress(NamedTuple):
+    """How far a consumer has come.
+
+    Attributes:
+        attachment: The number of its stay on one channel.
+    """
+
+    attachment: int
+    received: int
+    unsettled: int
 
 
 class RabbitDelivery:
@@ -59,6 +75,10 @@ class RabbitDelivery:
         if self._settles():
             self._source.reject(self.tag, requeue=True)
 
+    def give_back(self) -> None:
+        if self._settles():
+            self._source.give_back(self.tag)
+
     def dead_letter(self) -> None:
         if self._settles():
             self._source.reject(self.tag, requeue=False)
@@ -77,6 +97,7 @@ class Attachment:
         self._needs_acks = queue.type != "exclusive"
         self._is_flushing = self._is_stopping = False
         self.is_consuming = False
+        self.number, self.received = next(_numbers), 0
         self._tag = ""
         self._forget: Callable[[], None] = lambda: None
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -128,6 +149,13 @@ class Attachment:
             self._channel.raw.basic_reject(tag, requeue)
             self._flush_soon()
 
+    def give_back(self, tag: int) -> None:
+        """A nack, which RabbitMQ counts no more from 4.3 on; a reject is counted by all."""
+        if self._needs_acks and self._channel.is_open:
+            self._acks.rejected(tag)
+            self._channel.raw.basic_nack(tag, requeue=True)
+            self._flush_soon()
+
     def flush(self) -> None:
         """Send the acks of this loop turn."""
         self._is_flushing = False
@@ -149,9 +177,17 @@ class Attachment:
         if self._is_stopping and not self._acks.open and not self._is_flushing:
             self._channel.close()
 
-    def _on_cancel(self, _: Any) -> None:
-        resolve(self.ended, "the broker cancelled the consumer")
+    @property
+    def progress(self) -> Progress:
+        return Progress(self.number, self.received, self._acks.open)
+
+    def end(self, reason: str) -> None:
+        """Leave this channel: what it brought and is not settled comes again."""
+        resolve(self.ended, reason)
         self._channel.close()
+
+    def _on_cancel(self, _: Any) -> None:
+        self.end("the broker cancelled the consumer")
 
     def _on_ended(self, ended: asyncio.Future[ChannelEnded]) -> None:
         self._forget()
@@ -172,6 +208,7 @@ class Attachment:
 
     def _hand_over(self, delivery: RabbitDelivery) -> None:
         self.is_consuming = True  # a turn before `begin` hears of it
+        self.received += 1
         if self._needs_acks:
             self._acks.delivered(delivery.tag)
         try:
@@ -193,6 +230,25 @@ class RabbitSubscription:
     @property
     def is_active(self) -> bool:
         return self._attachment is not None and self._attachment.is_consuming and not self._attachment.ended.done()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it was started and has been cancelled."""
+        return self._task is not None and self._task.done()
+
+    @property
+    def queue(self) -> Queue:
+        return self._queue
+
+    @property
+    def progress(self) -> Progress | None:
+        """How far it has come on its channel; None where it has none."""
+        return self._attachment.progress if self._attachment is not None and self.is_active else None
+
+    def renew(self, reason: str) -> None:
+        """Consume anew on another channel: this one only looks well."""
+        if self._attachment is not None:
+            self._attachment.end(reason)
 
     async def start(self, within_s: float) -> None:
         """Consume for the first time.
@@ -251,6 +307,7 @@ class RabbitSubscription:
             self._backoff.stands()
             resolve(first, None)
             reason = await asyncio.shield(attachment.ended)
+            CONSUMERS_LOST.labels("exclusive" if self._queue.type == "exclusive" else self._queue.name).inc()
             self._log("a consumer was lost", reason)
             await self._backoff.wait()
 

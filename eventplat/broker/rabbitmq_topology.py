@@ -11,12 +11,20 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import NamedTuple
 
 from eventplat.broker.rabbitmq_connection import Channel, ChannelEnded, Link
-from eventplat.broker.topology import Exchange, Queue, Topology
+from eventplat.broker.topology import Binding, Exchange, Queue, Topology
 from eventplat.errors import BrokerError, BrokerUnavailable, TopologyMismatch, TopologyMissing
 
 NOT_FOUND, PRECONDITION_FAILED = 404, 406
+
+
+class Census(NamedTuple):
+    """What a broker counts at one queue: messages that are ready, and consumers."""
+
+    ready: int
+    consumers: int
 
 
 async def declare(link: Link, topology: Topology, *, within_s: float) -> None:
@@ -30,8 +38,10 @@ async def declare(link: Link, topology: Topology, *, within_s: float) -> None:
                 continue
             await _ask(channel, queue, channel.raw.queue_declare, queue=queue.name, durable=True, arguments=queue.arguments)
             for binding in queue.bindings:
-                where = {"exchange": binding.exchange, "routing_key": binding.routing_key}
-                await _ask(channel, queue, channel.raw.queue_bind, queue=queue.name, **where)
+                await _ask(channel, queue, channel.raw.queue_bind, queue=queue.name, **_where(binding))
+        for queue in topology.queues:  # last: in between a message has two ways, and never none
+            for binding in queue.unbound:
+                await _ask(channel, queue, channel.raw.queue_unbind, queue=queue.name, **_where(binding))
 
 
 async def verify(link: Link, topology: Topology, *, within_s: float) -> None:
@@ -47,6 +57,12 @@ async def verify(link: Link, topology: Topology, *, within_s: float) -> None:
 
 async def depth(link: Link, queue: str, *, within_s: float) -> int | None:
     """Ready messages; None where there is no such queue."""
+    counted = await census(link, queue, within_s=within_s)
+    return None if counted is None else counted.ready
+
+
+async def census(link: Link, queue: str, *, within_s: float) -> Census | None:
+    """What the broker counts at `queue`; None where there is no such queue."""
     async with _channel(link, within_s) as channel:
         try:
             answer = await channel.ask(channel.raw.queue_declare, queue=queue, passive=True)
@@ -54,7 +70,7 @@ async def depth(link: Link, queue: str, *, within_s: float) -> int | None:
             if ended.code == NOT_FOUND:
                 return None
             raise
-        return int(answer.method.message_count)
+        return Census(int(answer.method.message_count), int(answer.method.consumer_count))
 
 
 async def purge(link: Link, queue: str, *, within_s: float) -> None:
@@ -76,6 +92,10 @@ async def _channel(link: Link, within_s: float) -> AsyncIterator[Channel]:
         if ended.code:
             raise BrokerError(str(ended)) from None
         raise BrokerUnavailable(str(ended)) from None
+
+
+def _where(binding: Binding) -> dict[str, str]:
+    return {"exchange": binding.exchange, "routing_key": binding.routing_key}
 
 
 async def _ask(channel: Channel, thing: Exchange | Queue, call: object, **arguments: object) -> None:

@@ -18,7 +18,7 @@ Next: broker.transport
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from eventplat.errors import NoOwner
@@ -48,7 +48,7 @@ class Queue:
     """A queue with its bindings.
 
     `durable` queues are quorum queues on RabbitMQ (classic for queries); `exclusive` ones belong to one
-    connection and go with it.
+    connection and go with it. `unbound` are bindings that it may have and is not to have any more.
     """
 
     name: str
@@ -56,6 +56,7 @@ class Queue:
     bindings: tuple[Binding, ...] = ()
     single_active: bool = False
     dead_letter: Binding | None = None            # where the broker puts what it gives up
+    unbound: tuple[Binding, ...] = ()             # taken away once everything else of its topology is bound
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -82,13 +83,18 @@ class Topology:
     queues: tuple[Queue, ...] = field(default=())
 
     def __or__(self, other: Topology) -> Topology:
-        """Both, each exchange and queue once, bindings of one queue joined."""
+        """Both, each exchange and queue once, bindings of one queue joined; what one of them binds is not unbound."""
         queues = {queue.name: queue for queue in self.queues}
         for queue in other.queues:
             known = queues.get(queue.name)
-            bindings = queue.bindings if known is None else tuple(dict.fromkeys(known.bindings + queue.bindings))
-            queues[queue.name] = Queue(queue.name, queue.type, bindings, queue.single_active, queue.dead_letter)
+            queues[queue.name] = queue if known is None else _joined(known, queue)
         return Topology(tuple(dict.fromkeys(self.exchanges + other.exchanges)), tuple(queues.values()))
+
+
+def _joined(one: Queue, other: Queue) -> Queue:
+    bindings = tuple(dict.fromkeys(one.bindings + other.bindings))
+    unbound = tuple(binding for binding in dict.fromkeys(one.unbound + other.unbound) if binding not in bindings)
+    return replace(other, bindings=bindings, unbound=unbound)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,10 @@ journal). tests/conformance runs one suite on both; a difference that is not nam
 Publishing   persistent, confirmed; a mandatory message that reaches no queue comes back as `Returned`.
              `Confirmed` means: every queue copy is on disk. Order of one publisher to one queue is kept.
              What AMQP cannot carry is `Nacked` alone (`broker.refusal`); headers named `x-...` are a broker's own and not sent.
-Consuming    prefetch bounds the unsettled deliveries of one consumer. Every delivery is settled once:
-             `ack`, `requeue` (back to its own queue, counted) or `dead_letter` (to the queue's dead letter
-             binding). Settling a delivery of a connection that is gone does nothing: it will come again.
+Consuming    prefetch bounds the unsettled deliveries of one consumer. Every delivery is settled once: `ack`, `requeue`
+             (back to its own queue, counted), `give_back` (the same, uncounted where the broker can) or `dead_letter`
+             (to the queue's dead letter binding). Settling a delivery of a connection that is gone does nothing: it
+             will come again.
              What comes again goes before what was never handed out; in which order among itself is not promised.
 Exclusive    a queue of one consumer of one transport: another consumer, and another transport that asks for its depth, is refused.
 Connection   the transport supervises itself: lost connections, cancelled consumers and deleted channels
@@ -20,6 +21,7 @@ Threads      none: everything happens on the loop that opened the transport; `re
 | a message beside one that the broker refused (`Nacked`) | may arrive twice | once |
 | `user_id` of another user | `Nacked` | kept: there are no users |
 | `delivery_count` in a classic queue | 0 or 1 | exact |
+| `give_back` of a quorum queue's message | counted before 4.3 | not counted |
 | a publish that `close` overtakes | `BrokerUnavailable` | confirmed first |
 | after a `declare` that failed | what came before the fault is there | nothing is there |
 | an exclusive queue that somebody has | refused after the connect timeout | at once |
@@ -99,6 +101,10 @@ class Delivery(Protocol):
         """Not now: back to its own queue, counted as a delivery."""
         ...
 
+    def give_back(self) -> None:
+        """It was not begun: back to its own queue, not counted as a delivery where the broker can tell the two apart."""
+        ...
+
     def dead_letter(self) -> None:
         """Never: to the queue's dead letter binding, or dropped where there is none."""
         ...
@@ -154,6 +160,10 @@ class Transport(Protocol):
 
     async def declare(self, topology: Topology) -> None:
         """Create what is missing; idempotent. Bindings are added to those that are there; exclusive queues are left out.
+
+        What a queue names as `unbound` is taken away last, once every queue of the topology has all its bindings: a
+        message that is published meanwhile goes to the old queue, the new one or both, and never to neither. A
+        binding that is not there is none to take away.
 
         Raises:
             TopologyMismatch: A queue or exchange exists with other arguments.

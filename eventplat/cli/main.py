@@ -17,6 +17,9 @@ COMMANDS = {
     "gateway": "Run the gateway alone.",
     "topology": "Declare exchanges, queues and bindings.",
     "db": "Create and upgrade the databases.",
+    "dlq": "Show, edit, replay and discard dead letters.",
+    "handlers": "Show, pause and resume handlers.",
+    "delayed": "Show and take back messages that wait for their time.",
     "explain": "Say what an error code means.",
     "health": "Ask a running process whether it is ready.",
 }

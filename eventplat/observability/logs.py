@@ -25,7 +25,8 @@ _IN_URL = re.compile(r"(?<=://)[^/\s:@]*:[^/\s@]+(?=@)")
 _BEARER = re.compile(r"\b(bearer\s+)[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
 _NAMED = re.compile(r"password|passwd|secret|authorization|(^|_)(token|pem|grant)$|(api|grant|jwt|operation|private)_key$", re.IGNORECASE)
 _HANDLED: ContextVar[tuple[Envelope, str] | None] = ContextVar("handled", default=None)
-QUIETER = ("pika", "alembic", "uvicorn.error", "httpx", "httpcore")
+QUIETER = ("alembic", "uvicorn.error", "httpx", "httpcore")
+SILENT = ("pika",)   # four lines for each refused connection; `broker.rabbitmq_connection` says it in one
 
 
 def configure(settings: Settings) -> None:
@@ -51,7 +52,8 @@ def configure(settings: Settings) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, last]
+            foreign_pre_chain=[structlog.stdlib.ExtraAdder(), *shared],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, last],
         )
     )
     root = logging.getLogger()
@@ -59,6 +61,8 @@ def configure(settings: Settings) -> None:
     root.setLevel(settings.log_level.upper())
     for name in QUIETER:
         logging.getLogger(name).setLevel(logging.WARNING)
+    for name in SILENT:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 class logged_as:  # noqa: N801 - `with logged_as(...)`

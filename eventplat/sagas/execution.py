@@ -29,8 +29,8 @@ from eventplat.messages.message import Message
 from eventplat.sagas import store
 from eventplat.sagas.history import Answered, Ask, Cancelled, Decision, News, Record, stuck_paths, to_rejection, with_news
 from eventplat.sagas.replay import advance
-from eventplat.sagas.steps import StepRow, row_of
-from eventplat.sagas.store import Timer, TimerKind
+from eventplat.sagas.steps import StepRow, history_of, row_of
+from eventplat.sagas.store import Changes, Timer, TimerKind
 from eventplat.storage.tables import now_us
 from eventplat.transactions.outbox import Letter
 from eventplat.transactions.unit_of_work import Sender, UnitOfWork
@@ -67,6 +67,7 @@ class Running:
     keys: dict[str, StepRow]           # by path: where a step was sent, so that its undo follows it
     revision: int
     is_overdue: bool
+    changes: Changes
 
 
 class Execution:
@@ -79,16 +80,28 @@ class Execution:
     async def load(self, connection: AsyncConnection, saga: str, *, skip_locked: bool = False) -> Running | None:
         """The saga that this command started, locked."""
         row = await store.lock(connection, saga, skip_locked=skip_locked)
-        if row is None:
-            return None
-        steps = [StepRow.read(step) for step in await store.steps(connection, saga)]
+        return None if row is None else await self._read(connection, row)
+
+    async def load_of_step(self, connection: AsyncConnection, command_id: str) -> tuple[Running, str] | None:
+        """The saga whose step sent this command, locked, and the step's path."""
+        row = await store.lock_of_step(connection, command_id)
+        return None if row is None else (await self._read(connection, row), row.path)
+
+    def begun(self, row: Any) -> Running:
+        """The saga of a row that this transaction has inserted."""
+        return self._running(row, [])
+
+    async def _read(self, connection: AsyncConnection, row: Any) -> Running:
+        return self._running(row, [StepRow.read(step) for step in await store.steps(connection, row.command_id)])
+
+    def _running(self, row: Any, steps: Sequence[StepRow]) -> Running:
         start = Envelope(
             id=row.command_id, type=row.type, body=row.body, correlation_id=row.correlation_id, reply_to=row.reply_to, grant=row.grant
         )
         cancelled = [] if row.cancelled_us is None else [(int(row.cancelled_position), Cancelled(row.cancelled_us))]
         return Running(
-            row, start, self._definitions.get(row.name), _history(steps, cancelled), {step.asked.path: step for step in steps},
-            row.revision, bool(row.is_overdue),
+            row, start, self._definitions.get(row.name), history_of(steps, cancelled), {step.asked.path: step for step in steps},
+            row.revision, bool(row.is_overdue), Changes(row.command_id, row.bucket),
         )  # fmt: skip
 
     async def go_on(self, work: UnitOfWork, running: Running, news: News | None) -> None:
@@ -98,15 +111,15 @@ class Execution:
             return
         work.cause = running.start
         while True:
-            decision = await self._decide(work, running, running.definition, news)
+            decision = self._decide(running, running.definition, news)
             if decision.status == "operator":
                 await self.wait_for_operator(work, running, decision.problem)
                 return
-            locals_ = await self._ask(work, running, decision)
+            locals_ = self._ask(work, running, decision)
             if not locals_:
                 break
             for ask in locals_:
-                await self.record(work, running, await self._answer_here(work, running, ask))
+                self.record(running, await self._answer_here(work, running, ask))
             news = None
         if decision.status in ("completed", "compensated"):
             await self._end(work, running, decision)
@@ -116,14 +129,14 @@ class Execution:
     async def _only_record(self, work: UnitOfWork, running: Running, news: News | None) -> None:
         """Keep the news for whoever may go on: an instance that knows the saga, or the operator."""
         if news is not None:
-            await self.record(work, running, news)
-            await self.save(work, running)
+            self.record(running, news)
         if running.definition is None and not running.is_overdue:
             logger.info("saga %s of %s is unknown to this release: another instance goes on", running.row.id, running.row.name)
-            await self.save(work, running, state="running" if running.row.state == "operator" else running.row.state)
-            await store.add_timer(work.connection, self._sender.new_id(), "resume", running.row)
+            running.changes.set(state="running" if running.row.state == "operator" else running.row.state)
+            running.changes.set_timer(self._sender.new_id(), "resume")
+        await self.save(work, running)
 
-    async def _decide(self, work: UnitOfWork, running: Running, definition: Definition, news: News | None) -> Decision:
+    def _decide(self, running: Running, definition: Definition, news: News | None) -> Decision:
         history = running.history if news is None else with_news(running.history, news)
         message = parse(definition.adapter, running.start.body)
         decision = advance(
@@ -132,7 +145,7 @@ class Execution:
         )  # fmt: skip
         is_resent = isinstance(news, Answered) and any(ask.record.path == news.path for ask in decision.resend)
         if news is not None and not is_resent:
-            await self.record(work, running, news)
+            self.record(running, news)
         return decision
 
     async def wait_for_operator(self, work: UnitOfWork, running: Running, problem: str) -> None:
@@ -153,7 +166,8 @@ class Execution:
         row = running.keys[path]
         work.post(self._letter(running, Ask(row.asked), row))
         waited_s = (self._clock.time_us() - row.asked_us) / 1_000_000
-        await self._set_timer(work, running, "again", path, min(max(waited_s, ASK_AGAIN_S), ASK_AGAIN_S_MAX))
+        self._set_timer(running, "again", path, min(max(waited_s, ASK_AGAIN_S), ASK_AGAIN_S_MAX))
+        await running.changes.write(work.connection)
 
     def ending_of(self, running: Running, timer: Timer) -> Answered | None:
         """How a step ends whose time is up."""
@@ -162,61 +176,59 @@ class Execution:
         is_sleep = running.keys[timer.path].asked.kind == "sleep"
         return Answered(timer.path, "done" if is_sleep else "timed_out", b"", self._clock.time_us())
 
-    async def record(self, work: UnitOfWork, running: Running, news: News) -> None:
+    def record(self, running: Running, news: News) -> None:
         """Add `news` to the history; an answer takes the timers of its step with it."""
-        saga, position = running.row.command_id, running.revision
+        position = running.revision
         if isinstance(news, Cancelled):
-            await store.save(work.connection, saga, cancelled_us=news.at_us, cancelled_position=position)
+            running.changes.set(cancelled_us=news.at_us, cancelled_position=position)
         else:
-            await store.settle_step(work.connection, saga, news.path, position, news.outcome, news.body, news.at_us)
-            await store.clear_timers(work.connection, saga, news.path)
+            running.changes.settle(news.path, position, news.outcome, news.body, news.at_us)
         running.revision += 1
         running.history = with_news(running.history, news)
 
     async def save(self, work: UnitOfWork, running: Running, **values: Any) -> None:
-        """Write the saga's row."""
-        await store.save(work.connection, running.row.command_id, revision=running.revision, **values)
+        """Write what has changed of the saga."""
+        running.changes.set(revision=running.revision, **values)
+        await running.changes.write(work.connection)
 
     # --- what is asked ----------------------------------------------------------------------------
 
-    async def _ask(self, work: UnitOfWork, running: Running, decision: Decision) -> list[Ask]:
+    def _ask(self, work: UnitOfWork, running: Running, decision: Decision) -> list[Ask]:
         """Record new steps and send what goes to others; returns what this service answers itself."""
-        rows, here = [], []
+        here = []
         for ask in decision.asked:
             row = row_of(running.row, ask, running.keys, position=running.revision, asked_us=self._clock.time_us())
             running.revision += 1
             running.history.append(ask.record)
             running.keys[ask.record.path] = row
-            rows.append(row.values())
+            running.changes.ask(row.values())
             if self._is_local(row):
                 here.append(ask)
             else:
-                await self._send(work, running, ask, row)
-        await store.add_steps(work.connection, rows)
+                self._send(work, running, ask, row)
         for ask in decision.resend:
-            row = await self._reopen(work, running, ask.record.path)
+            row = self._reopen(running, ask.record.path)
             if self._is_local(row):
                 here.append(ask)
             else:
-                await self._send(work, running, ask, row)
+                self._send(work, running, ask, row)
         return here
 
     def _is_local(self, row: StepRow) -> bool:
         """Whether a handler of this service answers it, inside the saga's transaction."""
         return row.asked.kind in ("call", "undo") and row.asked.type.partition(".")[0] == self._service and row.is_command
 
-    async def _send(self, work: UnitOfWork, running: Running, ask: Ask, row: StepRow) -> None:
+    def _send(self, work: UnitOfWork, running: Running, ask: Ask, row: StepRow) -> None:
         if ask.record.kind in ("call", "undo", "publish", "send"):
             work.post(self._letter(running, ask, row))
         timeout_s, path = ask.record.timeout_s, ask.record.path
         if timeout_s is not None:
-            await self._set_timer(work, running, "step", path, timeout_s)
+            self._set_timer(running, "step", path, timeout_s)
             if row.is_query and timeout_s > ASK_AGAIN_S:
-                await self._set_timer(work, running, "again", path, ASK_AGAIN_S)
+                self._set_timer(running, "again", path, ASK_AGAIN_S)
 
-    async def _set_timer(self, work: UnitOfWork, running: Running, kind: TimerKind, path: str, after_s: float) -> None:
-        after_us = int(after_s * 1_000_000)
-        await store.add_timer(work.connection, self._sender.new_id(), kind, running.row, path=path, after_us=after_us)
+    def _set_timer(self, running: Running, kind: TimerKind, path: str, after_s: float) -> None:
+        running.changes.set_timer(self._sender.new_id(), kind, path=path, after_us=int(after_s * 1_000_000))
 
     def _letter(self, running: Running, ask: Ask, row: StepRow) -> Letter:
         record, is_event, is_query = ask.record, ask.record.kind == "publish", row.is_query
@@ -257,23 +269,14 @@ class Execution:
 
     async def _end(self, work: UnitOfWork, running: Running, decision: Decision) -> None:
         type_ = DONE if decision.status == "completed" else REJECTED
-        await self.save(work, running, state=decision.status, problem=None, outcome_type=type_, outcome=decision.outcome,
-                         ended_us=now_us())  # fmt: skip
-        await store.clear_all_timers(work.connection, running.row.command_id)
+        running.changes.set(revision=running.revision, state=decision.status, problem=None, outcome_type=type_,
+                            outcome=decision.outcome, ended_us=now_us())  # fmt: skip
+        await running.changes.write(work.connection, is_last=True)
         work.answer(running.start, type_, decision.outcome)
 
-    async def _reopen(self, work: UnitOfWork, running: Running, path: str) -> StepRow:
+    def _reopen(self, running: Running, path: str) -> StepRow:
         """Forget how a step stands that is asked again."""
-        row = running.keys[path]
-        if any(isinstance(record, Answered) and record.path == path for record in running.history):
-            await store.reopen_step(work.connection, running.row.command_id, path)
-            running.history = [record for record in running.history if not (isinstance(record, Answered) and record.path == path)]
-        await store.clear_timers(work.connection, running.row.command_id, path)
-        running.keys[path] = replace(row, answered=None, settled_position=None)
+        running.history = [record for record in running.history if not (isinstance(record, Answered) and record.path == path)]
+        running.changes.reopen(path)
+        running.keys[path] = replace(running.keys[path], answered=None, settled_position=None)
         return running.keys[path]
-
-
-def _history(steps: Sequence[StepRow], cancelled: Sequence[tuple[int, Cancelled]]) -> list[Record]:
-    records: list[tuple[int, Record]] = [(step.position, step.asked) for step in steps]
-    records += [(step.settled_position, step.answered) for step in steps if step.answered is not None and step.settled_position is not None]
-    return [record for _, record in sorted([*records, *cancelled], key=lambda pair: pair[0])]

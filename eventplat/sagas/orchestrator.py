@@ -54,6 +54,7 @@ TRY_AGAIN_S = 600.0       # what waits for the operator, after the first try at 
 OUTCOMES: dict[str, Outcome] = {DONE: "done", REJECTED: "rejected", FAILED: "failed", VOID: "void"}
 
 Reliably = Callable[[Callable[[], Awaitable[None]]], Awaitable[bool]]
+Load = Callable[[AsyncConnection], Awaitable[tuple[Running, News] | None]]
 
 
 class Orchestrator:
@@ -93,11 +94,11 @@ class Orchestrator:
         definition = self._definitions[name]
         saga_id = envelope.id if definition.id_field is None else str(getattr(message, definition.id_field))
         deadline_us = int((definition.timeout_s or DEADLINE_S) * 1_000_000)
-        if not await store.start(work.connection, saga_id, name, definition.version, envelope, deadline_us):
+        row = await store.start(work.connection, saga_id, name, definition.version, envelope, deadline_us)
+        if row is None:
             raise Rejected("already_started", saga=saga_id)
-        running = await self._execution.load(work.connection, envelope.id)
-        assert running is not None  # noqa: S101 - this transaction has inserted it
-        await store.add_timer(work.connection, self._sender.new_id(), "deadline", running.row, after_us=deadline_us)
+        running = self._execution.begun(row)
+        running.changes.set_timer(self._sender.new_id(), "deadline", after_us=deadline_us)
         await self._execution.go_on(work, running, None)
 
     async def process(self, reliably: Reliably, delivery: Delivery) -> None:
@@ -126,14 +127,17 @@ class Orchestrator:
         outcome = OUTCOMES.get(reply.type)
         if outcome is None or reply.causation is None:
             return  # "running": its answer comes when it ends
-        async with self._database.transaction(read_only=True) as connection:
-            place = await store.saga_of_step(connection, reply.causation)
-        if place is None:
-            logger.warning("a reply to %s belongs to no saga step", reply.causation)
-            return
-        saga, path = place
-        body = b"" if outcome == "done" and path.startswith(UNDO) else reply.body
-        await self._happened(saga, Answered(path, outcome, body, self._clock.time_us()))
+
+        async def load(connection: AsyncConnection) -> tuple[Running, News] | None:
+            found = await self._execution.load_of_step(connection, reply.causation or "")
+            if found is None:
+                logger.warning("a reply to %s belongs to no saga step", reply.causation)
+                return None
+            running, path = found
+            body = b"" if outcome == "done" and path.startswith(UNDO) else reply.body
+            return running, Answered(path, outcome, body, self._clock.time_us())
+
+        await self._happened(load)
 
     async def cancel(self, name: str, saga_id: str, *, within_s: float = DEADLINE_S) -> bool:
         """Let a saga stop and undo what is done; one that stands on a bug as well.
@@ -145,7 +149,15 @@ class Orchestrator:
             False where there is no such saga, or it has ended, was cancelled before, or is past its pivot.
         """
         saga = await self._command_of(name, saga_id)
-        return saga is not None and await self._happened(saga, Cancelled(self._clock.time_us()), within_s=within_s)
+        if saga is None:
+            return False
+        news = Cancelled(self._clock.time_us())
+
+        async def load(connection: AsyncConnection) -> tuple[Running, News] | None:
+            running = await self._execution.load(connection, saga)
+            return None if running is None else (running, news)
+
+        return await self._happened(load, within_s=within_s)
 
     async def resume(self, name: str, saga_id: str, *, within_s: float = DEADLINE_S) -> bool:
         """Let a saga in the operator state go on from its history, under a new deadline.
@@ -160,22 +172,24 @@ class Orchestrator:
         async with self._database.transaction(read_only=True) as connection:
             return await store.command_of(connection, name, saga_id)
 
-    async def _happened(self, saga: str, news: News, *, within_s: float | None = None) -> bool:
-        """Go on with `news`; False where it changes nothing."""
-        is_heard = False
+    async def _happened(self, load: Load, *, within_s: float | None = None) -> bool:
+        """Go on with the news that `load` brings with its saga, locked; False where it changes nothing."""
+        is_heard, found = False, None
         try:
             async with self._transactions.begin() as work:
-                running = await self._execution.load(work.connection, saga)
-                is_heard = running is not None and running.row.ended_us is None and is_news(running.history, news)
-                if running is not None and is_heard:
-                    if within_s is not None and running.is_overdue:
+                found = await load(work.connection)
+                if found is not None:
+                    running, news = found
+                    is_heard = running.row.ended_us is None and is_news(running.history, news)
+                    if is_heard and within_s is not None and running.is_overdue:
                         await self._prolong(work, running, within_s)
-                    await self._execution.go_on(work, running, news)
+                    if is_heard:
+                        await self._execution.go_on(work, running, news)
                 failpoint("saga.before_commit")
         except Exception as error:
-            if is_transient(error):
+            if is_transient(error) or found is None:
                 raise
-            await self._stand_still(saga, news, error)
+            await self._stand_still(found[0].row.command_id, found[1], error)
         failpoint("saga.after_commit")
         return is_heard
 
@@ -189,7 +203,7 @@ class Orchestrator:
             if timer is not None and await store.claim_timer(work.connection, timer.id):
                 news = self._execution.ending_of(running, timer)
             if news is not None and is_news(running.history, news):
-                await self._execution.record(work, running, news)
+                self._execution.record(running, news)
             await self._execution.save(work, running, state="operator", problem=f"{type(error).__name__}: {error}"[:PROBLEM_CHARS_MAX])
 
     # --- what waits for the operator --------------------------------------------------------------
@@ -223,8 +237,8 @@ class Orchestrator:
     async def _prolong(self, work: UnitOfWork, running: Running, within_s: float) -> None:
         after_us = int(within_s * 1_000_000)
         await store.clear_deadline(work.connection, running.row.command_id)
-        await store.add_timer(work.connection, self._sender.new_id(), "deadline", running.row, after_us=after_us)
-        await store.save(work.connection, running.row.command_id, deadline_us=now_us() + after_us)
+        running.changes.set_timer(self._sender.new_id(), "deadline", after_us=after_us)
+        running.changes.set(deadline_us=now_us() + after_us)
         running.is_overdue = False
 
     # --- timers -----------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from eventplat.sagas.history import Answered, Ask, Asked, step_id
+from eventplat.sagas.history import Answered, Ask, Asked, Cancelled, Record, step_id
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -65,6 +65,13 @@ class StepRow:
             row.saga_command, row.bucket, row.position, Asked.from_json(record["asked"]), row.command_id, record["kind"],
             record["key"], record["stream"], row.asked_us, answered, row.settled_position,
         )  # fmt: skip
+
+
+def history_of(steps: Sequence[StepRow], cancelled: Sequence[tuple[int, Cancelled]] = ()) -> list[Record]:
+    """What was recorded of a saga, in the order in which it was."""
+    records: list[tuple[int, Record]] = [(step.position, step.asked) for step in steps]
+    records += [(step.settled_position, step.answered) for step in steps if step.answered is not None and step.settled_position is not None]
+    return [record for _, record in sorted([*records, *cancelled], key=lambda pair: pair[0])]
 
 
 def row_of(saga: Any, ask: Ask, known: Mapping[str, StepRow], *, position: int, asked_us: int) -> StepRow:

@@ -32,6 +32,7 @@ from eventplat.service.service import Service
 from eventplat.settings import Settings
 from eventplat.storage.session import run_in_thread
 from eventplat.transactions import pending
+from eventplat.transactions.attempts import newest_error
 from eventplat.transactions.inbox import Settled
 from eventplat.transactions.unit_of_work import Transactions, UnitOfWork
 
@@ -119,12 +120,12 @@ class Caller:
             raise Rejected("forbidden", status=403, missing=sorted(missing))
         return principal
 
-    async def tick(self, tick: Tick, envelope: Envelope, work: UnitOfWork, number: int) -> None:
-        """Run a periodic function; `number` is its fencing token."""
+    async def tick(self, tick: Tick, envelope: Envelope, work: UnitOfWork, token: int) -> None:
+        """Run a periodic function; `token` is its fencing token."""
         context: Context[Any] = Context(
             work, state=self.state, envelope=envelope, principal=ANONYMOUS, now=self._clock.now(), consumer=tick.name
         )
-        context.fencing_token = number
+        context.fencing_token = token
         await tick.function(context)
 
     async def recorded(self, work: UnitOfWork, command_id: str, settled: Settled) -> tuple[str, bytes]:
@@ -140,7 +141,7 @@ class Caller:
         dead = await pending.dead_letter(work.connection, command_id)
         if dead is None:
             return RUNNING, b"{}"
-        newest = dead.errors[-1]
+        newest = newest_error(dead.errors) or {"text": "unknown", "code": None, "type": "unknown"}
         return FAILED, json.dumps({"error": newest["text"], "code": newest["code"] or newest["type"]}).encode()
 
     async def _call_local(self, type_: str, body: bytes, message: Message | None, envelope: Envelope, work: UnitOfWork) -> bytes | None:

@@ -34,6 +34,8 @@ from eventplat.messages.ids import Chance
 from eventplat.messages.message import Command, Event, Message, Query
 from eventplat.retry import Duration, seconds
 from eventplat.routing.request_reply import Requester
+from eventplat.service.dead_letters import DeadLetters
+from eventplat.service.handler_control import HandlerControl
 from eventplat.service.outgoing import Outgoings
 from eventplat.settings import Settings, load
 from eventplat.transactions.unit_of_work import UnitOfWork
@@ -59,6 +61,10 @@ class Transaction:
     def send(self, command: Command[Any], *, after: Duration = 0) -> str:
         """An outbox row for `command`; returns its id."""
         return self._work.send(command, after_s=seconds(after))
+
+    async def cancel(self, message_id: str) -> bool:
+        """Take back a message sent with `after=` that still waits; False where it has left."""
+        return await self._work.cancel(message_id)
 
 
 class _Joined:
@@ -109,6 +115,10 @@ class Client:
         name: The service.
         settings: Default: from the environment.
         transport: An open one to share; default: one of its own.
+
+    Attributes:
+        dead_letters: What failed in this service, to be read, edited, replayed and discarded.
+        handlers: This service's handlers, to be paused and resumed.
     """
 
     def __init__(
@@ -121,6 +131,8 @@ class Client:
         self._transport = transport or open_transport(self._settings.broker(), name=f"client of {name}", clock=self._clock)
         self._out = Outgoings(name, self._settings, self._transport, owners={}, clock=self._clock, chance=chance, is_alone=False)
         self._requester = Requester(self._transport, self._names, self._clock, chance)
+        self.dead_letters = DeadLetters(self._out.database, self._settings, self._clock)
+        self.handlers = HandlerControl(self._out.database)
 
     async def __aenter__(self) -> Self:
         if self._owns_transport:
@@ -173,6 +185,14 @@ class Client:
         """Publish one event through the outbox; returns its id once committed."""
         async with self.transaction() as tx:
             return tx.publish(event)
+
+    async def cancel(self, message_id: str) -> bool:
+        """Take back a message of this service that was sent with `after=`; False where it has left, or never was.
+
+        Taken back is taken back: a process that is about to send it either has it, and then this is False, or never gets it.
+        """
+        async with self.transaction() as tx:
+            return await tx.cancel(message_id)
 
     async def ask(self, request: Command[R] | Query[R], *, timeout: Duration = 10) -> R:
         """Send a command or query and wait for its reply.

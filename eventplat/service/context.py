@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic
 
 import structlog
+from sqlalchemy.util import await_only
 from typing_extensions import TypeVar
 
 from eventplat.messages.envelope import Envelope
@@ -108,3 +109,7 @@ class SyncContext(_Shared[S]):
     def db(self) -> Session:
         """The session of this transaction; its I/O happens on the loop."""
         return self._session
+
+    def cancel(self, message_id: str) -> bool:
+        """Take back a message sent with `after=` that still waits; False where it has left."""
+        return await_only(self._work.cancel(message_id))  # this thread's greenlet hands it to the loop

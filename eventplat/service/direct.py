@@ -58,7 +58,7 @@ class Direct:
             await self._answer(envelope, REJECTED, rejection(Rejected("not_recorded", status=404)))
             delivery.ack()
             return
-        if delivery.delivery_count >= endpoint.retry.attempts:
+        if delivery.delivery_count >= endpoint.retry.attempts_max:
             await self._give_up(endpoint, envelope, EventplatError("its process died during each of its attempts"))
             delivery.dead_letter()
             return
@@ -84,7 +84,7 @@ class Direct:
                 await self._clock.sleep(BROKER_WAIT_S)
             except Exception as error:
                 never = isinstance(error, Malformed | ValidationError) or endpoint.handler.message.kind == "query"
-                wait_s = endpoint.retry.wait_s(attempt, self._sender.chance.getrandbits(16) / 65_536)
+                wait_s = endpoint.retry.wait_s(error, attempt, self._sender.chance.getrandbits(16) / 65_536)
                 if never or endpoint.retry.gives_up(error, attempt) or self._clock.monotonic() + wait_s > until:
                     await self._give_up(endpoint, envelope, error)
                     return False

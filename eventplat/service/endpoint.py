@@ -5,13 +5,17 @@ Next: service.pipeline
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import TypeAdapter
 
+from eventplat.broker.partitions import PARTITIONS_MAX, partition_name, partitions
 from eventplat.broker.topology import COMMANDS, DEAD, EVENTS, QUERIES, REPLIES, Binding, Names, Queue, Topology, binding_key
+from eventplat.broker.transport import Transport
 from eventplat.discovery.instance import AnnouncedHandler, AnnouncedRoute, Manifest
 from eventplat.errors import NoOwner
 from eventplat.messages.message import Message, reply_type
@@ -73,6 +77,16 @@ class Endpoint:
         dead = Binding(names.exchange(DEAD), self.service)
         return Queue(names.queue(self.identity), "quorum", (binding,), single_active=self.handler.ordered, dead_letter=dead)
 
+    def queues(self, names: Names, there: int = 1, *, keeps: bool = False) -> tuple[Queue, ...]:
+        """The queues it reads: one, or a partitioned handler's several, each with its bindings.
+
+        Args:
+            there: How many partition queues there are; those that it has no use for lose their bindings.
+            keeps: Use them too.
+        """
+        count = self.handler.partitions
+        return partitions(self.queue(names), max(count, there) if keeps else count, there)
+
     def announced(self) -> AnnouncedHandler:
         """As gateways and other services hear of it."""
         message, route = self.handler.message, self.handler.route
@@ -102,13 +116,36 @@ def endpoints(service: Service[Any]) -> list[Endpoint]:
     ]
 
 
-def topology(service: Service[Any], names: Names) -> Topology:
-    """Everything on the broker that this service needs."""
+def topology(service: Service[Any], names: Names, there: Mapping[str, int] = MappingProxyType({}), *, keeps: bool = False) -> Topology:
+    """Everything on the broker that this service needs.
+
+    Args:
+        there: How many partition queues each ordered handler has on the broker, see `partitions_there`.
+        keeps: Leave no partition without lanes: a process of an older release that starts beside a newer one must not
+            pull back what that one has spread. Only `eventplat topology apply` goes down.
+    """
     dead = Queue(names.dead(service.name), bindings=(Binding(names.exchange(DEAD), service.name),))
     queues = [dead, operations_queue(service.name, names)]
     if any(handler.is_saga for handler in service.handlers):
         queues.append(replies_queue(service.name, names))
-    return Topology(names.exchanges(), (*queues, *(endpoint.queue(names) for endpoint in endpoints(service))))
+    for endpoint in endpoints(service):
+        queues += endpoint.queues(names, there.get(endpoint.identity, 1), keeps=keeps)
+    return Topology(names.exchanges(), tuple(queues))
+
+
+async def partitions_there(transport: Transport, service: Service[Any], names: Names) -> dict[str, int]:
+    """How many partition queues each ordered handler of `service` has, or is to have: by identity, at least its own number."""
+    return {
+        endpoint.identity: await _count_there(transport, endpoint.queue(names).name, endpoint.handler.partitions)
+        for endpoint in endpoints(service)
+        if endpoint.handler.ordered
+    }
+
+
+async def _count_there(transport: Transport, queue: str, count: int) -> int:
+    while count < PARTITIONS_MAX and await transport.depth(partition_name(queue, count)) is not None:
+        count += 1
+    return count
 
 
 def operations_queue(service: str, names: Names) -> Queue:

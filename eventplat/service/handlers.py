@@ -13,6 +13,7 @@ Next: service.service
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,10 +22,12 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, cast, overloa
 
 from typing_extensions import TypeVar
 
+from eventplat.broker.partitions import PARTITIONS_MAX
 from eventplat.discovery.route import Route
 from eventplat.errors import BadHandler
 from eventplat.messages.message import Event, Message
 from eventplat.retry import Duration, Retry, seconds
+from eventplat.service.schedule import Cron, Every, Schedule
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -80,6 +83,7 @@ class Handler:
     owner: str | None = None
     start: Literal["now", "beginning"] | datetime = "now"
     ordered: bool = False
+    partitions: int = 1                    # of an ordered handler: queues that instances share
     concurrency: int | None = None
     batch: int = 1
     retry: Retry | None = None
@@ -105,11 +109,11 @@ class Tick:
     """One declared periodic function."""
 
     function: Callable[..., Awaitable[None]]
-    every_s: float
+    schedule: Schedule
 
     @property
     def name(self) -> str:
-        """Of its lease: the function's name."""
+        """Of its row in `tick`: the function's name."""
         return self.function.__name__.replace("_", "-")
 
 
@@ -163,6 +167,7 @@ class Handlers(Generic[S]):
         start: Literal["now", "beginning"] | datetime = "now",
         requires: str | Sequence[str] = (),
         ordered: bool = False,
+        partitions: int = 1,
         concurrency: int | None = None,
         batch: int = 1,
         retry: Retry | None = None,
@@ -174,8 +179,10 @@ class Handlers(Generic[S]):
             name: Identity of the subscription, kept over renames of the function; default: `on-<event>`.
             start: From now on. With the past as well is refused as yet.
             ordered: Apply events of one key in the order they were published.
+            partitions: Queues that the keys of an ordered subscription are spread over, 1..64, each consumed by one instance
+                at a time: so many run at once, over all instances. It may be another number in each release.
         """
-        declare = self._declare(event, name, None, requires, start=start, ordered=ordered, concurrency=concurrency,
+        declare = self._declare(event, name, None, requires, start=start, ordered=ordered, partitions=partitions, concurrency=concurrency,
                              batch=batch, retry=retry, timeout_s=seconds(timeout))  # fmt: skip
         return cast("Handles[E, None, S]", declare)
 
@@ -202,14 +209,32 @@ class Handlers(Generic[S]):
         return cast("Sagas[M, R]", declare)
 
     def every(self, *, days: float = 0, hours: float = 0, minutes: float = 0, seconds: float = 0) -> Ticks[S]:
-        """Run once per period in the whole cluster, under a lease."""
-        every_s = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
-        if every_s <= 0:
-            raise BadHandler("every() without a period. Write @service.every(minutes=5)")
+        """Run once per period in the whole cluster; what was missed while nobody ran is made up for once.
 
+        `ctx.fencing_token` is the tick's time, which only grows: hand it to systems outside the database.
+        """
+        period_us = int((((days * 24 + hours) * 60 + minutes) * 60 + seconds) * 1_000_000)
+        if period_us <= 0:
+            raise BadHandler("every() without a period. Write @service.every(minutes=5)")
+        return self._tick(Every(period_us))
+
+    def cron(self, expression: str, *, timezone: str = "UTC") -> Ticks[S]:
+        """Run at the times of a cron expression, once in the whole cluster, as `every`.
+
+        Args:
+            expression: Minute, hour, day of month, month, day of week, as "0 3 * * *"; with a sixth field before them, seconds.
+            timezone: Whose clocks they are read on, as "Europe/London". A time that they skip is made up for right after,
+                one that they show twice runs once.
+
+        Raises:
+            BadHandler: The expression or the zone is none.
+        """
+        return self._tick(Cron(expression, timezone))
+
+    def _tick(self, schedule: Schedule) -> Ticks[S]:
         def declare(function: F) -> F:
             _check_signature(function, ("ctx",))
-            self.ticks.append(Tick(function=function, every_s=every_s))  # type: ignore[arg-type]
+            self.ticks.append(Tick(function=function, schedule=schedule))  # type: ignore[arg-type]
             return function
 
         return declare
@@ -245,9 +270,21 @@ def _check(handler: Handler) -> None:
         raise BadHandler(f"{handler.function.__qualname__}: batch= goes with commands and with events that are not ordered")
     if handler.ordered and handler.message.kind != "event":
         raise BadHandler(f"{handler.function.__qualname__}: only events are numbered, so only a subscription can be ordered=True")
+    _check_partitions(handler)
     if handler.is_saga and not handler.is_async:
         raise BadHandler(f"{handler.function.__qualname__}: a saga is an `async def`")
     if handler.saga_id is not None and handler.saga_id not in handler.message.model_fields:
         raise BadHandler(f"{handler.message.__name__} has no field {handler.saga_id!r} to name its saga by")
     if handler.batch < 1 or (handler.concurrency is not None and handler.concurrency < 1):
         raise BadHandler(f"{handler.function.__qualname__}: batch and concurrency count from 1")
+
+
+def _check_partitions(handler: Handler) -> None:
+    if not 1 <= handler.partitions <= PARTITIONS_MAX:
+        raise BadHandler(f"{handler.function.__qualname__}: partitions= is 1..{PARTITIONS_MAX}, as many as keys have lanes")
+    if handler.partitions > 1 and not handler.ordered:
+        raise BadHandler(f"{handler.function.__qualname__}: partitions= goes with ordered=True; one queue serves all without")
+    if handler.partitions > 1 and handler.message.key_field is None:
+        raise BadHandler(f"{handler.message.__name__} has no Key[...] field to spread its events over partitions by")
+    if handler.name is not None and re.search(r"\.p\d\d$", handler.name):
+        raise BadHandler(f"{handler.function.__qualname__}: {handler.name!r} is what a partition's queue is named. Name it otherwise")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -39,6 +40,19 @@ def discover(folder: Path = Path("services")) -> list[Service[Any]]:
         if (entry.is_dir() and (entry / "service.py").exists()) or (entry.suffix == ".py" and entry.stem != "__init__")
     ]
     return [load_service(name) for name in names]
+
+
+def known(modules: Sequence[str] = ()) -> list[Service[Any]]:
+    """The services whose code is here: of `modules`, else of `services/`, else of `app.py`; none of them, and none is known.
+
+    Raises:
+        NoSuchService: A named module is not there.
+    """
+    if modules:
+        return [load_service(module) for module in modules]
+    if Path("services").is_dir():
+        return discover()
+    return [load_service("app.py")] if Path("app.py").is_file() else []
 
 
 def _import(name: str) -> ModuleType:

@@ -55,19 +55,19 @@ class Outgoings:
         self._settings = settings
         pool_size = settings.database_pool_size
         self.database = Database(settings.database(name), service=name, clock=clock, pool_size=pool_size, idle_s=_idle_s(service))
-        self._apart = self.database.apart(OWN_CONNECTIONS)
+        self.apart = self.database.apart(OWN_CONNECTIONS)    # the same database, where nobody waits behind handlers
         self.sender = Sender(name, Names(settings.prefix), clock, chance, owners, user_id=settings.broker_user())
         self.owner = Owner(
-            self._apart, name, new_id=self.sender.new_id, term_s=settings.process_term_s, clock=clock,
+            self.apart, name, new_id=self.sender.new_id, term_s=settings.process_term_s, clock=clock,
             is_only=settings.is_embedded and is_alone,
         )
-        self.dispatcher = Dispatcher(self._apart, transport, self.sender.names, self.owner, clock)
-        self.relay = Relay(self._apart, self.owner, self.dispatcher, clock)
+        self.dispatcher = Dispatcher(self.apart, transport, self.sender.names, self.owner, clock)
+        self.relay = Relay(self.apart, self.owner, self.dispatcher, clock)
         self.transactions = Transactions(self.database, self.sender, self.owner, self.dispatcher, self.relay, transport)
         self._parts: list[Component] = [self.owner, self.dispatcher, self.relay]
         if not isinstance(service, str):
             retained = {"inbox_s": settings.inbox_retention_s, "event_log_s": settings.event_log_retention_s}
-            self._parts += [Held(self._apart, clock), Retention(self._apart, clock, **retained)]
+            self._parts += [Held(self.apart, clock), Retention(self.apart, clock, **retained)]
 
     async def start(self, tables: MetaData | None = None) -> None:
         """Check the tables, or make them where the profile does so; then own, dispatch and relay."""
@@ -82,7 +82,7 @@ class Outgoings:
 
     async def stop(self) -> None:
         await stop_all(self._parts)
-        await self._apart.close()
+        await self.apart.close()
         await self.database.close()
 
     async def _make(self, tables: MetaData) -> None:

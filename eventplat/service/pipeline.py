@@ -32,6 +32,7 @@ from eventplat.service.call import Caller
 from eventplat.service.endpoint import Endpoint
 from eventplat.storage.failures import is_transient
 from eventplat.transactions import inbox, pending, watermark
+from eventplat.transactions.attempts import error_record
 from eventplat.transactions.pending import Pending
 from eventplat.transactions.unit_of_work import Transactions, UnitOfWork
 
@@ -89,7 +90,7 @@ class Pipeline:
             await self._run_pending(endpoint, row, envelope)
 
     async def _run_pending(self, endpoint: Endpoint, row: Pending, envelope: Envelope) -> None:
-        if row.attempts > endpoint.retry.attempts:
+        if row.attempts > endpoint.retry.attempts_max:
             await self._give_up(endpoint, envelope, row.attempts - 1, None)
             return
         try:
@@ -234,13 +235,13 @@ class Pipeline:
         if never or endpoint.retry.gives_up(error, attempts):
             await self._give_up(endpoint, envelope, attempts, error)
             return
-        wait_s = endpoint.retry.wait_s(attempts, self._chance.getrandbits(16) / 65_536)
+        wait_s = endpoint.retry.wait_s(error, attempts, self._chance.getrandbits(16) / 65_536)
         logger.warning("%s failed (attempt %d), again in %.1f s", endpoint.identity, attempts, wait_s, exc_info=error)
         failpoint("pending.before_record")
         async with self.transactions.begin(envelope) as work:
             await pending.record(
                 work.connection, endpoint.identity, envelope, state="retry", attempts=attempts, wait_us=int(wait_s * 1_000_000),
-                error=pending.error_record(error, attempts, self._clock.time_us()),
+                error=error_record(error, attempts, self._clock.time_us()),
             )  # fmt: skip
         failpoint("pending.after_record")
         self.wake_pending()
@@ -250,7 +251,7 @@ class Pipeline:
             error = EventplatError(f"its process died during each of its last attempts, {attempts} in all")
         logger.error("%s gives up on %s after %d attempts", endpoint.identity, envelope.id, attempts, exc_info=error)
         async with self.transactions.begin(envelope) as work:
-            record = pending.error_record(error, attempts, self._clock.time_us())
+            record = error_record(error, attempts, self._clock.time_us())
             await pending.record(
                 work.connection, endpoint.identity, envelope, state="dead", attempts=attempts, wait_us=None, error=record
             )

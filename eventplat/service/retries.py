@@ -10,7 +10,7 @@ Next: service.pipeline
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 from eventplat.clock import Clock
@@ -23,14 +23,18 @@ from eventplat.transactions.pending import Pending, PendingState
 
 BATCH = 16
 EVERY_S = 1.0
+BUSY_S = 0.1   # until what is due is looked at again that another instance has locked
 SPARE_S = 5.0  # added to a handler's timeout before another instance may take its row
 
 
 class Retries:
     """The pending rows of one service's handlers."""
 
-    def __init__(self, pipeline: Pipeline, endpoints: Sequence[Endpoint], clock: Clock) -> None:
-        self._pipeline = pipeline
+    def __init__(
+        self, pipeline: Pipeline, endpoints: Sequence[Endpoint], clock: Clock, *, paused: Callable[[], Collection[str]] = tuple
+    ) -> None:
+        """`paused`: the identities of handlers whose rows wait."""
+        self._pipeline, self._paused = pipeline, paused
         self._database = pipeline.transactions.database
         self._endpoints = {endpoint.identity: endpoint for endpoint in endpoints if endpoint.handler.message.kind != "query"}
         self._lease_us = int((max((e.handler.timeout_s for e in self._endpoints.values()), default=60.0) + SPARE_S) * 1_000_000)
@@ -45,30 +49,35 @@ class Retries:
 
     async def run_once(self) -> float | None:
         """Run what is due; returns seconds until something may be due again."""
-        if not self._endpoints:
+        if not self._running():
             return None
+        wait_s = await self._until_due_s()
+        if wait_s > 0:
+            return wait_s
         retried = await self._take("retry", BATCH)
         await asyncio.gather(*(self._run(row) for row in retried))
         isolated = await self._take("isolated", 1)
         for row in isolated:
             await self._run(row)
-        if retried or isolated:
-            return 0.0
+        return 0.0 if retried or isolated else await self._until_due_s() or BUSY_S
+
+    async def _until_due_s(self) -> float:
+        """Seconds until something is due, at most `EVERY_S`; read without a lock, as most of the time nothing is."""
         async with self._database.transaction(read_only=True) as connection:
-            due_us = await pending.next_due_us(connection, list(self._endpoints))
-            now_us = await self._database.now_us(connection)
+            due_us = await pending.next_due_us(connection, self._running())
+            now_us = 0 if due_us is None else await self._database.now_us(connection)
         return EVERY_S if due_us is None else min(EVERY_S, max(due_us - now_us, 0) / 1_000_000)
 
     async def _take(self, state: PendingState, limit: int) -> list[Pending]:
-        async with self._database.transaction(read_only=True) as connection:
-            due_us = await pending.next_due_us(connection, list(self._endpoints))
-            if due_us is None or due_us > await self._database.now_us(connection):
-                return []
         async with self._database.transaction() as connection:
-            rows = await pending.count_due(connection, list(self._endpoints), state, lease_us=self._lease_us, limit=limit)
+            rows = await pending.count_due(connection, self._running(), state, lease_us=self._lease_us, limit=limit)
         if rows:
             failpoint("pending.after_count")
         return rows
+
+    def _running(self) -> list[str]:
+        paused = self._paused()
+        return [identity for identity in self._endpoints if identity not in paused]
 
     async def _run(self, row: Pending) -> None:
         await self._pipeline.reliably(partial(self._pipeline.run_pending, self._endpoints[row.handler], row))

@@ -18,7 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from eventplat.broker.consumer import Consumer, one_by_one
-from eventplat.broker.topology import Names
+from eventplat.broker.topology import Names, Queue
 from eventplat.broker.transport import Delivery, Transport
 from eventplat.clock import Clock
 from eventplat.discovery.announcer import Announcer
@@ -29,8 +29,10 @@ from eventplat.security.grant import GrantVerifier
 from eventplat.service.batches import Batches
 from eventplat.service.call import Caller
 from eventplat.service.direct import Direct
-from eventplat.service.endpoint import Endpoint, endpoints, manifest, operations_queue, owners, replies_queue, topology
+from eventplat.service.endpoint import Endpoint, endpoints, manifest, operations_queue, owners, partitions_there, replies_queue, topology
 from eventplat.service.outgoing import Outgoings
+from eventplat.service.partitions import Partitions
+from eventplat.service.pausing import Pausing
 from eventplat.service.pipeline import Pipeline
 from eventplat.service.queries import Queries
 from eventplat.service.retries import Retries
@@ -68,9 +70,11 @@ class Runner:
         self.pipeline = Pipeline(self.out.transactions, self._caller)
         self._queries = Queries(self.out.transactions, self._caller)
         self._direct = Direct(self.out.sender, self._caller, transport)
-        self._retries = Retries(self.pipeline, self._endpoints, clock)
+        self._pausing = Pausing(self.out.apart, service.name, clock)
+        self._retries = Retries(self.pipeline, self._endpoints, clock, paused=lambda: self._pausing.handlers)
         self._ticker = Ticker(service, self.out.transactions, self._caller, clock)
-        self._consumers: list[Consumer] = []
+        self._consumers: list[Consumer | Partitions] = []
+        self._there: dict[str, int] = {}         # partition queues of each ordered handler
         self._state = AsyncExitStack()
         self._is_draining = False
         self._announcer = Announcer(
@@ -78,7 +82,7 @@ class Runner:
             state=lambda: "draining" if self._is_draining else "ready", in_flight=lambda: self.in_flight, chance=chance,
         )  # fmt: skip
         # a service without a database has nothing to own, relay, retry or time; an unopened pool costs nothing
-        self._working: list[Component] = [self._retries, self._caller, self._ticker] if service.has_database else []
+        self._working: list[Component] = [self._retries, self._caller, self._ticker, self._pausing] if service.has_database else []
 
     @property
     def in_flight(self) -> int:
@@ -90,28 +94,38 @@ class Runner:
         """What runs this service's sagas, for operators; None where it has none."""
         return self._caller.orchestrator
 
+    def missing(self) -> list[str]:
+        """What keeps this service from its work: consumers that the broker does not count, a database that does not hear it."""
+        waiting = [consumer for consumer in self._consumers if not (consumer.is_active or consumer.is_paused)]
+        found = [f"no consumer of {consumer.queue.name}" for consumer in waiting]
+        if not self._consumers:
+            found.append("it has not started")
+        if self.service.has_database and not self.out.owner.may_publish:
+            found.append("its database has not taken its heartbeat")
+        return found
+
     @property
-    def is_ready(self) -> bool:
-        """Whether the broker counts every consumer of this service."""
-        return bool(self._consumers) and all(consumer.is_active for consumer in self._consumers)
+    def paused(self) -> frozenset[str]:
+        """The identities of the handlers that an operator has paused."""
+        return self._pausing.handlers
 
     async def depths(self) -> dict[str, int]:
-        """Messages ready in each queue of this service."""
-        return {consumer.queue.name: await self._transport.depth(consumer.queue.name) or 0 for consumer in self._consumers}
+        """Messages ready in each queue of this service, but those of paused handlers."""
+        queues = [queue for consumer in self._consumers if not consumer.is_paused for queue in consumer.queues]
+        return {queue: await self._transport.depth(queue) or 0 for queue in queues}
 
     async def start(self) -> None:
         if self.service.has_database:
             await self.out.start(self.service.tables)
-        wanted = topology(self.service, self.names)
+        self._there = await partitions_there(self._transport, self.service, self.names)
+        wanted = topology(self.service, self.names, self._there, keeps=True)
         await (self._transport.declare(wanted) if self._settings.declares_at_start else self._transport.verify(wanted))
         self._caller.state = await self._state.enter_async_context(self.service.lifespan())
         for endpoint in self._endpoints:
             if endpoint.handler.ordered:
                 async with self.out.database.transaction() as connection:
                     await watermark.subscribe(connection, endpoint.identity)
-        self._consumers = self._make_consumers()
-        for consumer in self._consumers:
-            await consumer.start()
+        await self._start_consumers()
         for component in self._working:
             await component.start()
         await self._announcer.start()
@@ -120,39 +134,62 @@ class Runner:
     async def stop(self) -> None:
         self._is_draining = True
         await stop_all([self._announcer])
+        await self._pausing.stop()  # or it would start a consumer that is being drained
         await asyncio.gather(*(self._drained(consumer) for consumer in self._consumers))
         await stop_all([*([self.out] if self.service.has_database else []), *self._working])
         await self._state.aclose()
 
-    async def _drained(self, consumer: Consumer) -> None:
+    async def _start_consumers(self) -> None:
+        handling = {endpoint.identity: self._consumers_of(endpoint) for endpoint in self._endpoints}
+        self._consumers = [*(consumer for consumers in handling.values() for consumer in consumers), *self._other_consumers()]
+        if self.service.has_database:
+            self._pausing.follow(handling)
+            await self._pausing.read()
+        waiting = [consumer for identity in self.paused for consumer in handling.get(identity, ())]
+        for consumer in self._consumers:
+            await (consumer.pause() if consumer in waiting else consumer.start())
+
+    async def _drained(self, consumer: Consumer | Partitions) -> None:
         try:
             await consumer.stop(self._settings.drain_s)
         except Exception:
             logger.exception("the consumer of %s did not stop cleanly", consumer.queue.name)
 
-    def _make_consumers(self) -> list[Consumer]:
-        consumers = [self._consumer_of(endpoint) for endpoint in self._endpoints]
+    def _other_consumers(self) -> list[Consumer | Partitions]:
         asked = partial(self._queries.process if self.service.has_database else self._direct.process, None)
         operations = operations_queue(self.service.name, self.names)
-        consumers.append(Consumer(self._transport, operations, one_by_one(asked), prefetch=64, concurrency=8))
+        consumers: list[Consumer | Partitions] = [Consumer(self._transport, operations, one_by_one(asked), prefetch=64, concurrency=8)]
         if self._caller.orchestrator is not None:
             queue = replies_queue(self.service.name, self.names)
             process = partial(self._caller.orchestrator.process, self.pipeline.reliably)
-            room = {"prefetch": self._settings.prefetch, "concurrency": self._room}
-            consumers.append(Consumer(self._transport, queue, one_by_one(process), **room))
+            prefetch = self._settings.prefetch
+            consumers.append(Consumer(self._transport, queue, one_by_one(process), prefetch=prefetch, concurrency=self._room))
         return consumers
 
-    def _consumer_of(self, endpoint: Endpoint) -> Consumer:
-        handler, queue, prefetch = endpoint.handler, endpoint.queue(self.names), self._settings.prefetch
+    def _consumers_of(self, endpoint: Endpoint) -> Sequence[Consumer | Partitions]:
+        """One for each queue, or for all partitions where other instances may want their share."""
+        there = self._there.get(endpoint.identity, 1)
+        if there == 1 or self._settings.is_embedded:
+            return [self._consumer_of(endpoint, queue) for queue in endpoint.queues(self.names, there, keeps=True)]
+        return [Partitions(
+            self.out.apart, endpoint.identity, endpoint.queue(self.names), there, partial(self._consumer_of, endpoint),
+            holder=self.out.owner.id, term_s=self._settings.process_term_s, clock=self._clock,
+        )]  # fmt: skip
+
+    def _consumer_of(self, endpoint: Endpoint, queue: Queue) -> Consumer:
+        handler, prefetch = endpoint.handler, self._settings.prefetch
         if handler.batch > 1:  # one batch at a time unless asked for: handlers that lock rows would wait for each other
             batches = Batches(self.pipeline, endpoint)
-            room = {"prefetch": max(prefetch, BATCHES_AHEAD * handler.batch), "concurrency": handler.concurrency or 1}
-            return Consumer(self._transport, queue, batches.process, batch=handler.batch, **room)
+            prefetch, concurrency = max(prefetch, BATCHES_AHEAD * handler.batch), handler.concurrency or 1
+            return Consumer(
+                self._transport, queue, batches.process, prefetch=prefetch, concurrency=concurrency, batch=handler.batch, clock=self._clock
+            )
         process = one_by_one(partial(self._process_of(endpoint), endpoint))
         concurrency = 1 if handler.ordered else min(handler.concurrency or prefetch, self._room)
         if handler.is_saga:  # a rush begins no more than its answers let end: they would time out behind the beginnings
             concurrency = max(concurrency // ANSWERS_PER_START, 1)
-        return Consumer(self._transport, queue, process, prefetch=max(prefetch, concurrency), concurrency=concurrency)
+        clock = None if handler.ordered else self._clock
+        return Consumer(self._transport, queue, process, prefetch=max(prefetch, concurrency), concurrency=concurrency, clock=clock)
 
     def _process_of(self, endpoint: Endpoint) -> Callable[[Endpoint, Delivery], Awaitable[None]]:
         if not self.service.has_database:

@@ -221,7 +221,7 @@ class Harness:
             now_us = await runner.out.database.now_us(connection)
             sending = select(func.count()).select_from(outbox).where((outbox.c.due_us.is_(None)) | (outbox.c.due_us <= now_us))
             retrying = select(func.count()).select_from(pending).where(
-                pending.c.state.in_(("retry", "isolated")), pending.c.due_us <= now_us
+                pending.c.state.in_(("retry", "isolated")), pending.c.due_us <= now_us, pending.c.handler.not_in(runner.paused)
             )  # fmt: skip
             timers = select(func.count()).select_from(store.timer).where(store.timer.c.due_us <= now_us)
             return sum([(await connection.execute(counted)).scalar_one() for counted in (sending, retrying, timers)])

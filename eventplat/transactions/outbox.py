@@ -27,6 +27,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     Index,
     Integer,
     LargeBinary,
@@ -44,13 +45,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from eventplat.broker.transport import Outgoing
 from eventplat.hashing import bucket_of
-from eventplat.messages.codec import to_properties
+from eventplat.messages.codec import Properties, to_properties
 from eventplat.messages.envelope import Envelope
 from eventplat.messages.ids import is_derived
 from eventplat.storage.tables import UUID, bucket, now_us, platform
 from eventplat.transactions import outbox_postgres
 from eventplat.transactions.owner import process
 from eventplat.transactions.stored import properties_text, to_outgoing
+from eventplat.transactions.stored import to_properties as read_properties
 
 _UNOWNED = text("owner IS NULL")
 
@@ -196,18 +198,35 @@ async def mark_unrouted(connection: AsyncConnection, ids: Sequence[str]) -> None
 
 async def cancel(connection: AsyncConnection, message_id: str) -> bool:
     """Take back a delayed send that still waits, an event from the log too; False where it has left."""
-    waits = (outbox.c.id == message_id) & outbox.c.owner.is_(None) & outbox.c.due_us.is_not(None)
-    if (await connection.execute(delete(outbox).where(waits).returning(outbox.c.id))).first() is None:
+    waiting = delete(outbox).where(outbox.c.id == message_id, _waits()).returning(outbox.c.id)
+    if (await connection.execute(waiting)).first() is None:
         return False
     await connection.execute(delete(event_log).where(event_log.c.id == message_id))
     return True
 
 
+async def delayed(connection: AsyncConnection, *, limit: int) -> list[tuple[str, Properties, int]]:
+    """Up to `limit` messages that wait for their time, the next first: id, properties, and when they are due."""
+    columns = (outbox.c.id, outbox.c.properties, outbox.c.due_us)
+    rows = await connection.execute(select(*columns).where(_waits()).order_by(outbox.c.due_us, outbox.c.id).limit(limit))
+    return [(row.id, read_properties(row.properties), row.due_us) for row in rows]
+
+
+async def waits(connection: AsyncConnection, message_id: str) -> bool:
+    """Whether `cancel` would take it back."""
+    found = select(outbox.c.id).where(outbox.c.id == message_id, _waits())
+    return (await connection.execute(found)).first() is not None
+
+
 async def next_due_us(connection: AsyncConnection) -> int | None:
     """When the next delayed row is due, on the database's clock."""
-    found = select(outbox.c.due_us).where(outbox.c.owner.is_(None), outbox.c.due_us.is_not(None)).order_by(outbox.c.due_us).limit(1)
+    found = select(outbox.c.due_us).where(_waits()).order_by(outbox.c.due_us).limit(1)
     due: int | None = (await connection.execute(found)).scalar()
     return due
+
+
+def _waits() -> ColumnElement[bool]:
+    return outbox.c.owner.is_(None) & outbox.c.due_us.is_not(None)
 
 
 async def _not_in_log(connection: AsyncConnection, letters: Sequence[Letter]) -> Sequence[Letter]:

@@ -27,8 +27,10 @@ from sqlalchemy import (
     Index,
     Integer,
     LargeBinary,
+    Select,
     Table,
     Text,
+    bindparam,
     delete,
     func,
     literal_column,
@@ -44,13 +46,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from eventplat.messages.codec import Properties, to_envelope, to_properties
 from eventplat.messages.envelope import Envelope
 from eventplat.storage.tables import UUID, bucket, now_us, platform
+from eventplat.transactions.attempts import Entry, with_entry
 from eventplat.transactions.stored import properties_text
 from eventplat.transactions.stored import to_properties as read_properties
 
 PendingState = Literal["retry", "isolated", "held", "dead"]
-
-ERRORS_MAX = 20          # of the newest errors kept with a row
-ERROR_CHARS_MAX = 4_000
 
 _HELD = text("state = 'held'")
 
@@ -75,6 +75,9 @@ pending = Table(
     Column("body", LargeBinary, nullable=False),
     Column("errors", Text, nullable=False),
     Column("created_us", BigInteger, nullable=False),
+    Column("error", Text, nullable=True),                # of the newest error: its type,
+    Column("place", Text, nullable=True),                # where in the user's code it was raised,
+    Column("failed_us", BigInteger, nullable=True),      # and when
     Index("eventplat_pending_due", "state", "due_us"),
     Index("eventplat_pending_held", "handler", "stream", "key", "seq", postgresql_where=_HELD, sqlite_where=_HELD),
     Index("eventplat_pending_message", "message_id"),
@@ -91,9 +94,19 @@ class Pending:
     attempts: int
     properties: Properties
     body: bytes
-    errors: tuple[dict[str, Any], ...]
+    errors: tuple[Entry, ...]      # and what operators did, oldest first (`transactions.attempts`)
     due_us: int | None = None
     type: str = ""
+    key: str | None = None
+    error: str | None = None       # the newest error's type
+    place: str | None = None       # where in the user's code it was raised, as "services.stock.service.reserve:41"
+    failed_us: int | None = None
+    created_us: int = 0
+
+    @property
+    def is_parked(self) -> bool:
+        """Whether it came as something that is no message, and is kept under an id of our own."""
+        return self.properties.message_id != self.message_id
 
     def envelope(self) -> Envelope:
         """The message as it was received.
@@ -112,7 +125,7 @@ async def record(
     state: PendingState,
     attempts: int,
     wait_us: int | None,
-    error: dict[str, Any] | None,
+    error: Entry | None,
     exchange: str = "",
     routing_key: str = "",
 ) -> None:
@@ -120,14 +133,15 @@ async def record(
 
     Args:
         wait_us: Microseconds until it is due, on the database's clock; None: never by itself.
-        error: As `error_record` makes it; appended to the row's history.
+        error: As `attempts.error_record` makes it; appended to the row's history.
     """
     errors = await _errors(connection, handler, envelope.id)
     values = {
         "state": state,
         "attempts": attempts,
         "due_us": None if wait_us is None else now_us() + wait_us,
-        "errors": json.dumps([*errors, *([error] if error else [])][-ERRORS_MAX:]),
+        "errors": json.dumps(with_entry(errors, error)),
+        **({} if error is None else _newest(error)),
     }
     row = postgresql.insert(pending).values(
         handler=handler, message_id=envelope.id, bucket=envelope.bucket, exchange=exchange, routing_key=routing_key,
@@ -139,13 +153,13 @@ async def record(
 
 async def park(
     connection: AsyncConnection, handler: str, message_id: str, properties: Properties, body: bytes, *,
-    exchange: str, routing_key: str, error: dict[str, Any],
+    exchange: str, routing_key: str, error: Entry,
 ) -> None:  # fmt: skip
     """Keep bytes that are not a message as dead, under an id of our own, exactly as they came."""
     row = postgresql.insert(pending).values(
         handler=handler, message_id=message_id, bucket=0, state="dead", due_us=None, attempts=0, exchange=exchange, routing_key=routing_key,
         type=(properties.type or "").replace("\0", "\ufffd"), key=None, source=None, stream=None, seq=None, prev=None,
-        properties=_readable(properties), body=body, errors=json.dumps([error]), created_us=now_us(),
+        properties=_readable(properties), body=body, errors=json.dumps([error]), created_us=now_us(), **_newest(error),
     )  # fmt: skip
     await connection.execute(row.on_conflict_do_nothing())
 
@@ -170,7 +184,7 @@ async def count_due(
         .values(attempts=pending.c.attempts + 1, due_us=now_us() + lease_us)
         .returning(*pending.c)
     )
-    return [_read(row) for row in await connection.execute(counted)]
+    return [read(row) for row in await connection.execute(counted)]
 
 
 async def lock(connection: AsyncConnection, row: Pending) -> bool:
@@ -201,33 +215,27 @@ async def remove_everywhere(connection: AsyncConnection, message_id: str) -> Non
 
 async def next_due_us(connection: AsyncConnection, handlers: Sequence[str]) -> int | None:
     """When the next row of these handlers is due."""
-    states: tuple[PendingState, ...] = ("retry", "isolated")
-    first = [
-        select(pending.c.due_us).where(stands_as(state), pending.c.handler.in_(handlers)).order_by(pending.c.due_us).limit(1).subquery()
-        for state in states
-    ]
-    soonest = union_all(*(select(each.c.due_us) for each in first)).subquery()
-    due: int | None = (await connection.execute(select(func.min(soonest.c.due_us)))).scalar()
+    due: int | None = (await connection.execute(_NEXT_DUE, {"handlers": list(handlers)})).scalar()
     return due
 
 
 async def dead_letters(connection: AsyncConnection, *, limit: int = 100) -> list[Pending]:
     """The newest dead rows, up to `limit`."""
     found = select(pending).where(stands_as("dead")).order_by(pending.c.created_us.desc()).limit(limit)
-    return [_read(row) for row in await connection.execute(found)]
+    return [read(row) for row in await connection.execute(found)]
 
 
 async def find(connection: AsyncConnection, handler: str, message_id: str) -> Pending | None:
     """The row of a message, or None."""
     row = (await connection.execute(select(pending).where(pending.c.handler == handler, pending.c.message_id == message_id))).first()
-    return None if row is None else _read(row)
+    return None if row is None else read(row)
 
 
 async def dead_letter(connection: AsyncConnection, message_id: str) -> Pending | None:
     """The dead row of a message, of whichever handler."""
     found = select(pending).where(stands_as("dead"), pending.c.message_id == message_id).limit(1)
     row = (await connection.execute(found)).first()
-    return None if row is None else _read(row)
+    return None if row is None else read(row)
 
 
 def stands_as(state: PendingState) -> ColumnElement[bool]:
@@ -235,24 +243,18 @@ def stands_as(state: PendingState) -> ColumnElement[bool]:
     return pending.c.state == literal_column(f"'{state}'")
 
 
-def error_record(error: BaseException, attempt: int, now_us: int) -> dict[str, Any]:
-    """What is kept of an error: its type, text, code, and which attempt it ended."""
-    return {
-        "type": type(error).__name__,
-        "text": str(error)[:ERROR_CHARS_MAX],
-        "code": getattr(error, "code", None),
-        "attempt": attempt,
-        "at_us": now_us,
-    }
+def _newest(error: Entry) -> dict[str, Any]:
+    return {"error": error["type"], "place": error["place"], "failed_us": error["at_us"]}
 
 
-async def _errors(connection: AsyncConnection, handler: str, message_id: str) -> list[Any]:
+async def _errors(connection: AsyncConnection, handler: str, message_id: str) -> list[Entry]:
     found = select(pending.c.errors).where(pending.c.handler == handler, pending.c.message_id == message_id)
     kept = (await connection.execute(found)).scalar()
     return [] if kept is None else list(json.loads(kept))
 
 
-def _read(row: Any) -> Pending:
+def read(row: Any) -> Pending:
+    """A row of the table, read."""
     return Pending(
         handler=row.handler,
         message_id=row.message_id,
@@ -263,6 +265,11 @@ def _read(row: Any) -> Pending:
         errors=tuple(json.loads(row.errors)),
         due_us=row.due_us,
         type=row.type,
+        key=row.key,
+        error=row.error,
+        place=row.place,
+        failed_us=row.failed_us,
+        created_us=row.created_us,
     )
 
 
@@ -271,3 +278,13 @@ def _readable(properties: Properties) -> str:
         return properties_text(properties)
     except (TypeError, ValueError):  # a header that JSON cannot hold
         return properties_text(replace(properties, headers={name: repr(value) for name, value in properties.headers.items()}))
+
+
+def _soonest(state: PendingState) -> Select[Any]:
+    handlers = pending.c.handler.in_(bindparam("handlers", expanding=True))
+    first = select(pending.c.due_us).where(stands_as(state), handlers).order_by(pending.c.due_us).limit(1).subquery()
+    return select(first.c.due_us)
+
+
+# Made once: asked every second, by every service
+_NEXT_DUE = select(func.min(union_all(_soonest("retry"), _soonest("isolated")).subquery().c.due_us))

@@ -37,6 +37,7 @@ from eventplat.messages.message import Command, Event, Message
 from eventplat.storage.database import Database
 from eventplat.storage.session import HandlerSession, open_session
 from eventplat.transactions import inbox, outbox, pending
+from eventplat.transactions.attempts import error_record
 from eventplat.transactions.dispatch import Dispatcher
 from eventplat.transactions.outbox import Letter
 from eventplat.transactions.owner import Owner
@@ -303,7 +304,7 @@ class Transactions:
             await pending.park(
                 work.connection, handler, self.sender.new_id(), delivery.properties, delivery.body,
                 exchange=delivery.exchange, routing_key=delivery.routing_key,
-                error=pending.error_record(error, 0, self.sender.clock.time_us()),
+                error=error_record(error, 0, self.sender.clock.time_us()),
             )  # fmt: skip
 
     def joined(self, connection: AsyncConnection) -> UnitOfWork:

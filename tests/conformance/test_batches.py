@@ -149,6 +149,29 @@ def test_copies_in_one_batch_and_in_later_ones_have_one_effect_and_the_recorded_
     run(stage, ledger, test)
 
 
+def test_a_batch_that_an_instance_had_not_committed_when_it_stopped_is_done_by_another(stage: Stage) -> None:
+    begun = asyncio.Event()
+
+    async def hang(command: Book, ctx: Context) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    ledger = Ledger(after=hang)
+
+    async def test(runner: Runner) -> None:
+        sent = [(command, stage.envelope(command)) for command in (Book(account=name) for name in accounts(5))]
+        await stage.send(*sent)
+        await begun.wait()
+        await stage.stop(runner)
+        ledger.after = None
+        another = await stage.run(ledger.service)
+        assert [(await stage.answer_to(envelope.id)).type for _, envelope in sent] == [DONE] * 5
+        assert await entries(stage, another) == accounts(5)
+
+    stage.settings = stage.settings.model_copy(update={"drain_s": 0.05})
+    run(stage, ledger, test)
+
+
 async def refuse_some(command: Book, ctx: Context) -> None:
     if command.n % 3 == 0:
         raise Rejected("no", n=command.n)

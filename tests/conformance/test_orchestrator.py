@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Column, MetaData, Table, Text, insert, select, update
+from sqlalchemy import Column, MetaData, Table, Text, delete, insert, select, update
 
 from eventplat.errors import DatabaseUnavailable, Rejected, TimedOut
 from eventplat.messages.envelope import DONE, REJECTED, Envelope
@@ -20,10 +20,10 @@ from eventplat.sagas.saga import Saga
 from eventplat.sagas.store import saga as sagas
 from eventplat.sagas.store import saga_step, timer
 from eventplat.service.context import Context
+from eventplat.service.dead_letters import DeadLetters
 from eventplat.service.runner import Runner
 from eventplat.service.service import Service
 from eventplat.transactions.outbox import outbox
-from eventplat.transactions.pending import pending
 from eventplat.transactions.unit_of_work import Transactions
 from tests.conformance.stage import Stage, until
 
@@ -136,10 +136,9 @@ def operator(runner: Runner) -> orchestrator.Orchestrator:
 
 async def replay_dead_letter(stage: Stage, runner: Runner) -> None:
     """What an operator does with the one dead letter."""
-    (row,) = await until(lambda: stage.rows(runner, select(pending.c.message_id).where(pending.c.state == "dead")))
     await until_sent(stage, runner)
-    await stage.rows(runner, update(pending).where(pending.c.message_id == row.message_id).values(state="retry", attempts=0, due_us=0))
-    runner.pipeline.wake_pending()
+    done = await DeadLetters(runner.out.database, stage.settings, stage.clock).replay()
+    assert (done.count, done.refused) == (1, {})
 
 
 async def until_sent(stage: Stage, *runners: Runner) -> None:
@@ -385,6 +384,27 @@ def test_a_saga_whose_handler_fails_after_a_timer_stands_still_alone(stage: Stag
     run(stage, test)
 
 
+def test_a_timer_whose_turn_the_database_failed_comes_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    fired: list[object] = []
+    come = orchestrator.Orchestrator._time_has_come
+
+    async def fail_once(self: orchestrator.Orchestrator, *args: Any) -> None:
+        fired.append(args)
+        if len(fired) == 1:
+            raise DatabaseUnavailable("away")
+        await come(self, *args)
+
+    monkeypatch.setattr(orchestrator.Orchestrator, "_time_has_come", fail_once)
+
+    async def test() -> None:
+        await stage.run(orders(notes_after_a_while))
+        asked = await start(stage)
+        assert (await stage.answer_to(asked.id)).type == DONE
+        assert len(fired) == 2
+
+    run(stage, test)
+
+
 def test_a_saga_that_stood_still_after_a_timer_goes_on_with_a_fixed_handler(stage: Stage) -> None:
     async def test() -> None:
         first = await stage.run(orders(notes_after_a_while, break_at_bad))
@@ -425,7 +445,6 @@ def test_a_timer_passes_by_a_saga_that_a_reply_holds_and_both_get_through(tmp_pa
             assert await store.lock(connection, held.id) is not None
             other = await start(stage, "other")
             assert (await stage.answer_to(other.id)).type == DONE
-            await store.clear_timers(connection, held.id, "no such step")
             still = await connection.execute(store.timer.delete().where(timer.c.subject == held.id, timer.c.kind == "deadline"))
             assert still.rowcount == 1
         assert (await stage.answer_to(held.id)).type == DONE
@@ -590,6 +609,34 @@ def test_an_undo_that_failed_goes_on_once_its_dead_letter_is_replayed(stage: Sta
         assert (await stage.answer_to(asked.id)).type == REJECTED
         assert stock.calls == ["a", "b", "c", "undo b", "undo a"]
         assert (await state_of(stage, runner)).state == "compensated"
+
+    run(stage, test)
+
+
+def test_a_command_that_its_saga_has_gone_on_without_is_not_replayed(stage: Stage) -> None:
+    async def test() -> None:
+        stock = Stock(breaks="b")
+        shelves = await stage.run(stock.service)
+        runner = await stage.run(orders(three))
+        letters = DeadLetters(shelves.out.database, stage.settings, stage.clock)
+        asked = await start(stage)
+        assert (await stage.answer_to(asked.id)).type == REJECTED
+        await until_sent(stage, runner, shelves)
+        stock.breaks = ""
+
+        ended = await letters.replay()
+        await stage.rows(runner, update(sagas).values(ended_us=None, state="operator"))
+        elsewhere = await letters.replay()
+        await stage.rows(runner, delete(saga_step))
+        forgotten = await letters.replay()
+
+        assert [done.count for done in (ended, elsewhere, forgotten)] == [0, 0, 0]
+        said = [why for done in (ended, elsewhere, forgotten) for why in done.refused.values()]
+        assert "'1' is compensated" in said[0]
+        assert "was told that it failed and went on" in said[1]
+        assert "no step of a saga there has sent it" in said[2]
+        assert (await letters.discard()).count == 1
+        assert stock.calls == ["a", "b", "undo a"]
 
     run(stage, test)
 

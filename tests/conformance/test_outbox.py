@@ -14,7 +14,7 @@ from sqlalchemy import Select, delete, func, select, update
 
 from eventplat.broker.topology import Names
 from eventplat.broker.transport import Confirmed, Outcome, Outgoing, Returned
-from eventplat.clock import SystemClock
+from eventplat.clock import Clock, SystemClock
 from eventplat.errors import BrokerUnavailable
 from eventplat.messages.envelope import DONE, RUNNING
 from eventplat.messages.ids import derived_id
@@ -26,7 +26,7 @@ from eventplat.settings import load
 from eventplat.storage.database import Database
 from eventplat.storage.migrate import upgrade
 from eventplat.storage.tables import now_us
-from eventplat.transactions import dispatch
+from eventplat.transactions import dispatch, relay
 from eventplat.transactions import outbox as outboxes
 from eventplat.transactions.dispatch import Dispatcher
 from eventplat.transactions.outbox import event_log, outbox, sequence
@@ -61,7 +61,8 @@ class Broker:
         self.sent += batch
         if self.before_confirm is not None:
             await self.before_confirm()
-        outcomes: list[Outcome] = [Returned("312 NO_ROUTE") if self.is_unbound else Confirmed() for _ in batch]
+        returned = [self.is_unbound and outgoing.mandatory for outgoing in batch]  # else it is dropped, and confirmed
+        outcomes: list[Outcome] = [Returned("312 NO_ROUTE") if is_returned else Confirmed() for is_returned in returned]
         if self.settles_at_most is not None and len(batch) > self.settles_at_most:
             known = [*outcomes[: self.settles_at_most], *[None] * (len(batch) - self.settles_at_most)]
             raise BrokerUnavailable("over time", outcomes=known)
@@ -75,8 +76,8 @@ class Broker:
 class Instance:
     """The sending half of one process."""
 
-    def __init__(self, url: str, term_s: float) -> None:
-        self.clock, self.broker = SystemClock(), Broker()
+    def __init__(self, url: str, term_s: float, clock: Clock | None = None) -> None:
+        self.clock, self.broker = clock or SystemClock(), Broker()
         self.database = Database(url, service="orders", clock=self.clock)
         sender = Sender("orders", Names(), self.clock, random.SystemRandom())
         self.owner = Owner(self.database, "orders", new_id=sender.new_id, term_s=term_s, clock=self.clock)
@@ -117,8 +118,8 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @asynccontextmanager
-async def instance(url: str, *, term_s: float = 6.0, relays: bool = True) -> AsyncIterator[Instance]:
-    one = Instance(url, term_s)
+async def instance(url: str, *, term_s: float = 6.0, relays: bool = True, clock: Clock | None = None) -> AsyncIterator[Instance]:
+    one = Instance(url, term_s, clock)
     await upgrade(one.database)
     await one.owner.start()
     await one.dispatcher.start()
@@ -210,6 +211,55 @@ def test_rows_of_a_living_process_are_never_adopted(url: str) -> None:
     asyncio.run(test())
 
 
+class Behind(SystemClock):
+    """A machine whose clock is an hour behind."""
+
+    def time_us(self) -> int:
+        return super().time_us() - 3_600_000_000
+
+
+def test_a_process_lives_by_the_clock_of_the_database_whatever_its_own_says() -> None:
+    from tests.servers import fresh_database  # noqa: PLC0415 - SQLite has no clock but the process's own
+
+    async def test(url: str) -> None:
+        async with instance(url, relays=False, clock=Behind()) as slow, instance(url) as other:
+            slow.broker.is_away = True
+            (id_,) = await slow.publish(Placed(order_id="1"))
+            await slow.owner._renew()
+            await other.relay.run_once()
+            assert await other.rows(select(outbox.c.id, outbox.c.owner)) == [(id_, slow.owner.id)]
+
+    asyncio.run(test(fresh_database()))
+
+
+class Watched(SystemClock):
+    """Knows how long it was slept on."""
+
+    def __init__(self) -> None:
+        self.slept: list[float] = []
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        await super().sleep(seconds)
+
+
+def test_a_process_that_could_not_renew_its_term_publishes_nothing(url: str) -> None:
+    clock = Watched()
+
+    async def test() -> None:
+        async with instance(url, relays=False, clock=clock) as one:
+            await one.owner._loop.stop()
+            one.owner._renewed -= 5.0  # of a term of 6 s
+            (id_,) = await one.publish(Placed(order_id="1"))
+            await until(lambda: 0.2 in clock.slept or one.broker.sent, "the dispatcher waits for a fresh term")
+            assert one.broker.ids == []
+            await one.owner._renew()
+            await one.all_left()
+            assert one.broker.ids == [id_]
+
+    asyncio.run(test())
+
+
 def test_a_process_whose_row_was_removed_comes_back_under_a_new_id_and_its_rows_still_leave(url: str) -> None:
     async def test() -> None:
         async with instance(url) as one:
@@ -285,6 +335,37 @@ def test_a_delayed_message_can_be_taken_back_until_it_has_left(url: str) -> None
                 assert [await work.cancel(id_) for id_ in (waits, same, left, waits)] == [True, True, False, False]
             await one.all_left()
             assert one.broker.ids == [left]
+
+    asyncio.run(test())
+
+
+def test_what_is_taken_back_while_relays_adopt_it_is_never_sent_and_all_else_is_sent_once(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "BATCH", 2)  # so that they meet
+
+    async def test() -> None:
+        async with instance(url, relays=False) as one, instance(url, relays=False) as other:
+            ids = await one.publish(*(Placed(order_id=str(n)) for n in range(60)), after_s=0.001)
+            is_over = False
+
+            async def adopt(by: Relay) -> None:
+                while not is_over:
+                    await by.run_once()
+
+            async def take_back(id_: str) -> bool:
+                async with one.transactions.begin() as work:
+                    return await work.cancel(id_)
+
+            relays = [asyncio.create_task(adopt(each.relay)) for each in (one, other)]
+            await until(lambda: one.broker.ids or other.broker.ids, "the relays have begun")
+            taken = [id_ for id_ in ids[::-1] if await take_back(id_)]  # the relays begin with the first
+            await one.all_left()
+            is_over = True
+            await asyncio.gather(*relays)
+            assert 0 < len(taken) < len(ids)
+            assert sorted(str(id_) for id_ in [*one.broker.ids, *other.broker.ids]) == sorted(set(ids) - set(taken))
+            assert sorted(str(row[0]) for row in await one.rows(select(event_log.c.id))) == sorted(set(ids) - set(taken))
 
     asyncio.run(test())
 
@@ -424,6 +505,41 @@ def test_a_commit_that_becomes_visible_long_after_it_was_given_up_is_found_by_a_
                 await outboxes.append(connection, [letter], one.owner.id)
             await one.all_left()
             assert one.broker.ids == [letter.envelope.id]
+
+    asyncio.run(test())
+
+
+def test_a_row_that_is_committed_after_a_newer_one_is_sent_too(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "SWEEP_S", 0.05)
+
+    async def test() -> None:
+        async with instance(url, relays=False) as one:
+            letters = [one.transactions.sender.letter(Pack(order_id=id_), cause=None) for id_ in "12"]
+            older, newer = sorted(letters, key=lambda letter: letter.envelope.id)
+            for letter in (newer, older):
+                async with one.database.transaction() as connection:  # nobody is told: the rows are found by a sweep
+                    await outboxes.append(connection, [letter], one.owner.id)
+                await one.all_left()
+            assert one.broker.ids == [newer.envelope.id, older.envelope.id]
+
+    asyncio.run(test())
+
+
+def test_rows_that_were_not_confirmed_go_before_those_that_came_later(url: str) -> None:
+    async def test() -> None:
+        async with instance(url) as one:
+            later: list[str] = []
+
+            async def publish_another() -> None:
+                one.broker.before_confirm = None
+                later.extend(await one.publish(Placed(order_id="1", n=2)))
+                raise BrokerUnavailable("away")
+
+            one.broker.before_confirm = publish_another
+            (first,) = await one.publish(Placed(order_id="1", n=1))
+            await until(lambda: later)
+            await one.all_left()
+            assert one.broker.ids == [first, first, *later]
 
     asyncio.run(test())
 

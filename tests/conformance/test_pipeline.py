@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from eventplat.broker.transport import Outgoing
 from eventplat.errors import Rejected
 from eventplat.messages.codec import Properties, to_properties
 from eventplat.messages.envelope import DONE, FAILED, REJECTED, RUNNING, VOID
-from eventplat.messages.message import Command, Key
+from eventplat.messages.message import Command, Event, Key
 from eventplat.retry import Retry
 from eventplat.service.context import Context
 from eventplat.service.runner import Runner
@@ -37,6 +39,10 @@ class Add(Command[int], name="shop.add"):
 
 
 class Remove(Command[None], name="shop.remove"):
+    account: Key[str]
+
+
+class Added(Event, name="shop.added"):
     account: Key[str]
 
 
@@ -112,6 +118,74 @@ def test_twenty_copies_at_once_have_one_effect_and_one_answer(stage: Stage) -> N
         assert answers.pop()[1] == DONE
         assert await effects(stage, runner) == ["add a"]
         assert len(await stage.rows(runner, select(inbox))) == 1
+
+    run(stage, shop, test)
+
+
+def test_copies_of_an_event_have_one_effect_in_each_of_its_handlers(stage: Stage) -> None:
+    shop = Shop()
+
+    async def first(event: Added, ctx: Context) -> None:
+        await note(ctx, "first")
+
+    async def second(event: Added, ctx: Context) -> None:
+        await note(ctx, "second")
+
+    shop.service.on(Added, name="first")(first)
+    shop.service.on(Added, name="second")(second)
+
+    async def test(runner: Runner) -> None:
+        event = Added(account="a")
+        await stage.send(*[(event, stage.envelope(event))] * 5)
+        await until(lambda: quiet(runner))
+        assert await effects(stage, runner) == ["first", "second"]
+
+    run(stage, shop, test)
+
+
+async def quiet(runner: Runner) -> bool:
+    """Whether nothing of a service is queued or handled."""
+    return not any((await runner.depths()).values()) and not runner.in_flight
+
+
+def test_what_an_instance_had_not_committed_when_it_stopped_is_done_by_another(stage: Stage) -> None:
+    shop, begun = Shop(), asyncio.Event()
+
+    async def hang(command: Add, ctx: Context) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    async def test(runner: Runner) -> None:
+        shop.before = hang
+        command = Add(account="a")
+        envelope = stage.envelope(command)
+        await stage.send((command, envelope))
+        await begun.wait()
+        await stage.stop(runner)
+        shop.before = None
+        another = await stage.run(shop.service)
+        assert (await stage.answer_to(envelope.id)).type == DONE
+        assert await effects(stage, another) == ["add a"]
+
+    stage.settings = stage.settings.model_copy(update={"drain_s": 0.05})
+    run(stage, shop, test)
+
+
+def test_effects_are_never_seen_without_their_outcome(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage, shop = Stage(tmp_path, None), Shop()
+
+    async def test(runner: Runner) -> None:
+        seen: list[tuple[str, bytes]] = []
+        leave = runner.out.transactions._leave
+
+        def look(*args: Any) -> None:  # called by the commit itself; the other connection sees what is committed, now
+            with closing(sqlite3.connect(tmp_path / "shop.db")) as other:
+                seen.extend(other.execute("SELECT what, outcome FROM effect JOIN eventplat_inbox"))
+            leave(*args)
+
+        monkeypatch.setattr(runner.out.transactions, "_leave", look)
+        answer = await stage.ask(Add(account="a"))
+        assert seen == [("add a", answer.body)]
 
     run(stage, shop, test)
 
@@ -472,6 +546,9 @@ class Taken:
 
     def requeue(self) -> None:
         self.settled.append("requeue")
+
+    def give_back(self) -> None:
+        self.settled.append("give_back")
 
     def dead_letter(self) -> None:
         self.settled.append("dead_letter")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pika
 import pytest
+from prometheus_client import REGISTRY
 
 from eventplat.broker.rabbitmq import RabbitTransport
 from eventplat.broker.rabbitmq_consumer import RabbitSubscription
@@ -353,3 +354,51 @@ async def test_a_queue_that_stays_away_leaves_the_other_consumers_alone(corner: 
     assert [each.body for each in await received.reach(20)] == bodies(20)
     with pytest.raises(TopologyMissing):
         await corner.transport.verify(corner.declared)
+
+
+@conformance
+async def test_a_consumer_that_the_broker_has_forgotten_is_noticed_and_taken_up_anew(corner: Corner, operator: Any) -> None:
+    exchange = await corner.exchange("direct")
+    queue = await corner.queue(exchange, "k")
+    received, subscription = await corner.consume(queue, ack)
+    assert isinstance(subscription, RabbitSubscription)
+    watchdog = rabbit(corner)._watchdog
+    attachment = subscription._attachment
+    assert attachment is not None
+    attachment._channel.raw.basic_cancel(attachment._tag)  # behind the back of everybody who would hear of it
+
+    async def consumers() -> int:
+        return int(operator.queue_declare(queue.name, passive=True).method.consumer_count)
+
+    await until(consumers, 0, "consumers that the broker counts")
+    assert subscription.is_active
+
+    await watchdog.run_once()
+    await watchdog.run_once()
+    await until(consumers, 1, "consumers that the broker counts")
+    await corner.transport.publish([outgoing(exchange, "k", b"1")])
+
+    await received.reach(1)
+    assert received.bodies == [b"1"]
+
+
+@conformance
+async def test_a_lost_connection_shows_before_it_is_back_and_is_counted(corner: Corner) -> None:
+    transport = rabbit(corner)
+    name = transport._consuming._name
+
+    def lost() -> float:
+        return REGISTRY.get_sample_value("eventplat_broker_links_lost_total", {"link": name}) or 0.0
+
+    def is_up() -> float | None:
+        return REGISTRY.get_sample_value("eventplat_broker_link_up", {"link": name})
+
+    assert (transport.state, is_up()) == ("connected", 1.0)
+    before = lost()
+
+    sever(transport._consuming)
+    await until_true(lambda: transport.state == "disconnected", "whether it shows")
+    assert (lost(), is_up()) == (before + 1, 0.0)
+
+    await until_true(lambda: transport.state == "connected", "whether it is back")
+    assert is_up() == 1.0

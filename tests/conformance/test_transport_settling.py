@@ -56,6 +56,24 @@ async def test_acks_in_any_order_settle_what_they_name(corner: Corner) -> None:
 
 
 @conformance
+async def test_what_is_given_back_comes_again_and_is_not_counted_where_the_broker_can_tell(corner: Corner) -> None:
+    queue, write = await corner.direct()
+    await corner.publish(write(b"1"))
+    seen: list[int] = []
+
+    def receive(delivery: Delivery) -> None:
+        seen.append(delivery.delivery_count)
+        delivery.give_back() if len(seen) < 4 else delivery.ack()
+
+    received, _ = await corner.consume(queue, receive)
+
+    await received.reach(4)
+    assert received.bodies == [b"1"] * 4
+    assert seen in ([0, 0, 0, 0], [0, 1, 2, 3]), "RabbitMQ counts it before 4.3"
+    assert seen == [0, 0, 0, 0] or corner.broker.kind == "rabbitmq"
+
+
+@conformance
 async def test_what_is_requeued_comes_again_counted(corner: Corner) -> None:
     queue, write = await corner.direct()
     await corner.publish(write(b"1"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -326,3 +327,108 @@ async def test_many_questions_at_once_are_answered(corner: Corner) -> None:
     await corner.publish(write(b"1"))
 
     assert await asyncio.gather(*(corner.transport.depth(queue.name) for _ in range(50))) == [1] * 50
+
+
+# --- bindings that go ---------------------------------------------------------------------------------------
+
+
+def moved(queue: Queue, exchange: Exchange, *routing_keys: str) -> Queue:
+    """`queue`, which is not to have these any more."""
+    return replace(queue, bindings=(), unbound=tuple(Binding(exchange.name, key) for key in routing_keys))
+
+
+@conformance
+async def test_what_is_unbound_goes_to_the_other_queue_alone(corner: Corner) -> None:
+    exchange = await corner.exchange("topic")
+    old = await corner.queue(exchange, "a.*", "b.*")
+    new = Queue(corner.name("new"), bindings=(Binding(exchange.name, "a.*"),))
+
+    await corner.declare(Topology((), (moved(old, exchange, "a.*"), new)))
+
+    await corner.publish(outgoing(exchange, "a.1", b"a"), outgoing(exchange, "b.1", b"b"))
+    assert await corner.left_in(old) == [b"b"]
+    assert await corner.left_in(new) == [b"a"]
+
+
+@conformance
+async def test_what_an_unbound_queue_holds_stays_in_it(corner: Corner) -> None:
+    exchange = await corner.exchange("direct")
+    queue = await corner.queue(exchange, "k")
+    await corner.publish(outgoing(exchange, "k", b"before"))
+
+    await corner.declare(Topology((), (moved(queue, exchange, "k"),)))
+
+    assert await corner.publish(outgoing(exchange, "k", b"after")) == [Returned("NO_ROUTE")]
+    assert await corner.left_in(queue) == [b"before"]
+
+
+@conformance
+async def test_unbinding_what_is_not_bound_changes_nothing(corner: Corner) -> None:
+    exchange, other = await corner.exchange("topic"), await corner.exchange("topic")
+    queue = await corner.queue(exchange, "a")
+
+    for _ in range(2):
+        await corner.declare(Topology((), (replace(moved(queue, exchange, "b", "#"), bindings=queue.bindings), moved(queue, other, "a"))))
+
+    assert await corner.publish(outgoing(exchange, "a", b"1")) == [Confirmed()]
+    assert await corner.left_in(queue) == [b"1"]
+
+
+@conformance
+async def test_a_binding_of_another_queue_stays(corner: Corner) -> None:
+    exchange = await corner.exchange("topic")
+    one, other = await corner.queue(exchange, "a"), await corner.queue(exchange, "a")
+
+    await corner.declare(Topology((), (moved(one, exchange, "a"),)))
+
+    await corner.publish(outgoing(exchange, "a", b"1"))
+    assert await corner.left_in(other) == [b"1"]
+    assert await corner.left_in(one) == []
+
+
+@conformance
+async def test_an_unbound_queue_may_be_bound_again(corner: Corner) -> None:
+    exchange = await corner.exchange("topic")
+    queue = await corner.queue(exchange, "a")
+    await corner.declare(Topology((), (moved(queue, exchange, "a"),)))
+
+    await corner.transport.declare(Topology((), (queue,)))
+
+    assert await corner.publish(outgoing(exchange, "a")) == [Confirmed()]
+
+
+@conformance
+async def test_unbound_stays_unbound_over_a_crash(corner: Corner) -> None:
+    exchange = await corner.exchange("topic")
+    queue = await corner.queue(exchange, "a", "b")
+    await corner.declare(Topology((), (moved(queue, exchange, "a"),)))
+
+    await corner.crash()
+
+    assert await corner.publish(outgoing(exchange, "a"), outgoing(exchange, "b")) == [Returned("NO_ROUTE"), Confirmed()]
+
+
+@conformance
+async def test_while_bindings_move_every_message_has_a_way(corner: Corner) -> None:
+    """To and fro under traffic: no message comes back, and none is missing."""
+    exchange = await corner.exchange("topic")
+    keys = [f"k.{lane}" for lane in range(6)]
+    one, other = await corner.queue(exchange, *keys), await corner.queue()
+    sent, is_over = 0, False
+
+    async def publish() -> None:
+        nonlocal sent
+        while not is_over:
+            some = [outgoing(exchange, key, b"%d" % (sent + n)) for n, key in enumerate(keys)]
+            assert await corner.publish(*some) == [Confirmed()] * len(keys)
+            sent += len(keys)
+
+    publishing = asyncio.create_task(publish())
+    for source, target in ((one, other), (other, one), (one, other)):
+        there = replace(target, bindings=tuple(Binding(exchange.name, key) for key in keys))
+        await corner.transport.declare(Topology((), (moved(source, exchange, *keys), there)))
+    is_over = True
+    await publishing
+
+    found = [*await corner.left_in(one), *await corner.left_in(other)]
+    assert set(found) == {b"%d" % number for number in range(sent)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import shlex
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import click
 import httpx
+import pytest
 from click.testing import CliRunner
 
 from eventplat.cli.main import cli
@@ -37,6 +39,30 @@ def test_the_first_service_runs_as_readme_says(tmp_path: Path) -> None:
     assert answers[2].status_code == 422, "the same key with another body is refused"
     assert answers[3].json()["reason"] == "too_many"
     assert "/orders" in answers[4].json()["paths"]
+
+
+def test_what_readme_says_for_when_a_handler_fails_mends_a_shop_that_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    block = re.search(r"<!-- run: (.+?) -->\n```python\n(.+?)```", README, re.DOTALL)
+    typed = re.search(r"<!-- operator -->\n```console\n(.+?)```", README, re.DOTALL)
+    assert block is not None
+    assert typed is not None
+    (tmp_path / "app.py").write_text(_failing(block[2]))
+    commands = [shlex.split(line.removeprefix("$ "), comments=True) for line in typed[1].splitlines()]
+
+    monkeypatch.chdir(tmp_path)
+    said = asyncio.run(_mend(shlex.split(block[1]), tmp_path, commands))
+    sys.modules.pop("app", None)
+
+    assert "ValueError" in said["dlq groups"]
+    assert "app.thank:" in said["dlq groups"]
+    assert "Traceback" in said["dlq show"]
+    assert '+  "quantity": 3' in said["dlq edit"]
+    assert "1 messages replayed" in said["dlq replay"]
+    assert "1 messages discarded" in said["dlq discard"]
+    assert "0 messages replayed" in said["dlq replay --error"]
+    assert "the bank is down" in said["handlers list"]
+    assert said["handlers resume"] == "shop.on-order-placed resumed\n"
+    assert (tmp_path / "thanked").read_text() == "o-1 3\n"
 
 
 def test_every_command_that_readme_names_is_there() -> None:
@@ -104,6 +130,55 @@ async def _run(command: list[str], folder: Path, headers: dict[str, str], body: 
         process.send_signal(signal.SIGTERM)
         _, log = await asyncio.wait_for(process.communicate(), 20)
         assert process.returncode == 0, log.decode()
+
+
+def _failing(app: str) -> str:
+    """README's shop, whose thanks fail for a quantity of 13 and are written down."""
+    app = app.replace("from eventplat import Command", "from pathlib import Path\n\nfrom eventplat import Retry, Command")
+    app = app.replace("ordered=True)", "retry=Retry(attempts=1))")
+    fails = """    if event.quantity == 13:
+        raise ValueError("bad luck")
+    with Path("thanked").open("a") as file:
+        file.write(f"{event.order_id} {event.quantity}\\n")
+    ctx.log.info("""
+    assert app.count("    ctx.log.info(") == 1
+    return app.replace("    ctx.log.info(", fails)
+
+
+async def _mend(run: list[str], folder: Path, commands: list[list[str]]) -> dict[str, str]:
+    """What README's commands say, typed while a shop runs in which two messages are dead; by their words before the first value."""
+    port, said = free_ports(1)[0], {}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("EVENTPLAT_")}
+    process = await asyncio.create_subprocess_exec(
+        str(Path(sys.executable).parent / run[0]), *run[1:], cwd=folder, env={**environment, "EVENTPLAT_GATEWAY_PORT": str(port)},
+        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10) as http:
+            await _until_ready(http)
+            for order in ("o-1", "o-2"):
+                assert (await http.post("/orders", json={"order_id": order, "quantity": 13})).status_code == 200
+        async with asyncio.timeout(30):
+            while len(dead := json.loads(await _typed(["dlq", "list", "--json"]))) < 2:
+                pass
+            ids = {{"o-1": "ID", "o-2": "OTHER-ID"}[row["key"]]: row["message_id"] for row in dead}
+            for command in commands:
+                words = [ids.get(word, word) for word in command[1:]]
+                said[" ".join(command[1:4] if "--error" in command else command[1:3])] = await _typed(words)
+            while not (folder / "thanked").exists():
+                await asyncio.sleep(0.05)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        await asyncio.wait_for(process.wait(), 20)
+    return said
+
+
+async def _typed(words: list[str]) -> str:
+    """What `eventplat words` says here to somebody who answers every question by yes."""
+    runner = CliRunner(env={name: None for name in os.environ if name.startswith("EVENTPLAT_")})
+    said = await asyncio.to_thread(runner.invoke, cli, words, input="y\n", catch_exceptions=False)
+    assert said.exit_code == 0, (words, said.output)
+    return said.stdout
 
 
 async def _until_ready(http: httpx.AsyncClient) -> None:

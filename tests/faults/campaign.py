@@ -33,6 +33,7 @@ SAGA = ("saga.before_commit", "saga.after_commit")
 REPLY = ("reply.before_publish", "reply.after_publish")
 GATEWAY = ("gateway.before_publish", "gateway.after_publish", "gateway.before_response")
 EMBEDDED = ("embedded.before_journal", "embedded.after_journal")
+SENDERS = ("stock", "payments", "shipments")      # beside orders; notifications sends nothing
 ADOPTED = ("dispatch.before_publish=kill@20", "relay.claimed=kill")   # dies with rows to send, and again when it finds them
 
 
@@ -47,17 +48,20 @@ def faults(kind: Kind) -> Iterator[Fault]:
         yield Fault("embedded", ADOPTED)
         yield Fault("embedded", ("saga.timer_claimed=kill",), pauses="embedded", pause_s=STEP_S)
         return
+    first, *rest = SERVICES
+    others = tuple(rest)    # each service dies at each point, all in one day: they fall one after another as their counts are reached
     yield from (Fault(name) for name in ("gateway", *SERVICES))
     yield Fault("rabbitmq")
     yield Fault("postgres")
-    yield from (Fault(name, (f"{point}=kill@40",)) for name in SERVICES for point in CONSUMER)
-    yield from (Fault("orders", (f"{point}=kill@40",)) for point in (*SAGA, *REPLY, *DISPATCH))
+    yield from (Fault(first, (f"{point}=kill@40",), others) for point in CONSUMER)
+    yield from (Fault("orders", (f"{point}=kill@40",)) for point in (*SAGA, *REPLY))
+    yield from (Fault("orders", (f"{point}=kill@40",), SENDERS) for point in DISPATCH)
     # these two answer the gateway only while the shop opens; shipments and notifications never do
-    yield from (Fault(name, (f"{point}=kill@3",), opening=True) for name in ("stock", "payments") for point in REPLY)
+    yield from (Fault("stock", (f"{point}=kill@3",), ("payments",), opening=True) for point in REPLY)
     yield Fault("stock", ("saga.before_undo=kill@3",))
-    yield from (Fault(name, (f"{RETRY};{point}=kill",)) for name in ("stock", "notifications") for point in PENDING)
+    yield from (Fault("stock", (f"{RETRY};{point}=kill",), ("notifications",)) for point in PENDING)
     yield from (Fault("gateway", (f"{point}=kill@60",)) for point in GATEWAY)
-    yield from (Fault(name, ADOPTED) for name in ("orders", "stock", "payments", "shipments"))  # notifications sends nothing
+    yield Fault("orders", ADOPTED, SENDERS)
     yield Fault("orders", ("saga.timer_claimed=kill",), pauses="payments", pause_s=STEP_S)
     yield Fault("orders", pauses="orders", pause_s=TERM_S, twin=True)
 

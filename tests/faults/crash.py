@@ -32,6 +32,7 @@ class Fault:
 
     Attributes:
         victim: A process of the stack, or "rabbitmq" or "postgres".
+        others: Processes that are armed alike, and must die too.
         arms: Failpoints for its next starts; empty: it is killed from outside, at a random moment.
         opening: Armed before the shop opens, for what happens only then: items and accounts are asked for by the gateway.
         pauses: This process is stopped (SIGSTOP) for `pause_s` at a random moment instead, and then goes on as if nothing had been.
@@ -40,6 +41,7 @@ class Fault:
 
     victim: str
     arms: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
     opening: bool = False
     pauses: str = ""
     pause_s: float = 0.0
@@ -49,12 +51,17 @@ class Fault:
         paused = f", {self.pauses} paused for {self.pause_s:g} s" if self.pauses else ""
         twin = ", beside a twin" if self.twin else ""
         if self.arms:
-            return f"{self.victim} at {' then '.join(self.arms)}{' while opening' if self.opening else ''}{paused}{twin}"
+            return f"{', '.join(self.victims)} at {' then '.join(self.arms)}{' while opening' if self.opening else ''}{paused}{twin}"
         return f"{self.victim}{paused or ' at a random moment'}{twin}"
 
     @property
+    def victims(self) -> tuple[str, ...]:
+        """Everybody whom it happens to."""
+        return (self.victim, *self.others)
+
+    @property
     def kills(self) -> int:
-        """How often the victim must have died."""
+        """How often each victim must have died."""
         return len(self.points) if self.arms else int(not self.pauses)
 
     @property
@@ -103,7 +110,7 @@ async def run(
             await day.open_shop(shop, plan, at_once=AT_ONCE)
         logged = {name: len(stack.log(name)) for name in stack.names}
         if fault.arms:
-            await stack.arm(fault.victim, *fault.arms)
+            await asyncio.gather(*(stack.arm(victim, *fault.arms) for victim in fault.victims))
         if fault.twin:
             await stack.double(fault.pauses)
         deaths, answered = len(stack.deaths), 0
@@ -164,15 +171,16 @@ async def _watch(stack: Stack, deaths: int, answered: Callable[[], int], struck:
 def _prove(stack: Stack, fault: Fault, deaths: int, report: Report, logs: Mapping[str, str]) -> None:
     """That the fault happened, and to work in flight."""
     new = stack.deaths[deaths:]
-    if fault.victim in stack.names:
-        killed = [death for death in new if death.name == fault.victim and death.code == -9]
-        if len(killed) < fault.kills:
-            report.wrong.append(f"the fault did not happen: {len(killed)} kills, deaths {new}")
+    for victim in fault.victims:
+        killed = [death for death in new if death.name == victim and death.code == -9]
+        if victim in stack.names and len(killed) < fault.kills:
+            report.wrong.append(f"the fault did not happen to {victim}: {len(killed)} kills, deaths {new}")
+        log = logs.get(victim, "")
+        missing = [point for point in fault.points if f"failpoint {point} kill" not in log]
+        report.wrong += [f"failpoint {point} did not fire in {victim}" for point in missing]
     if fault.pauses and not (fault.arms and fault.pauses == fault.victim) and AWAY not in logs[fault.pauses]:
         report.wrong.append(f"the pause did not outlast the term of {fault.pauses}")
-    log = logs.get(fault.victim, "")
-    report.wrong += [f"failpoint {point} did not fire" for point in fault.points if f"failpoint {point} kill" not in log]
-    unplanned = [death for death in new if death.name != fault.victim]
+    unplanned = [death for death in new if death.name not in fault.victims]
     report.wrong += [f"{death.name} died too, with {death.code}" for death in unplanned]
     if report.told_before and not any(at < report.orders for at in report.told_before):
         report.wrong.append("the fault hit no work in flight: every order had its answer")

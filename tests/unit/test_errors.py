@@ -21,6 +21,7 @@ CODES = {
     "EP204": "TopologyMismatch", "EP205": "EmbeddedBrokerBusy",
     "EP300": "StorageError", "EP301": "DatabaseUnavailable", "EP302": "CommitUnknown", "EP303": "SchemaOutdated",
     "EP304": "TransactionAborted", "EP305": "NotYourTransaction",
+    "EP400": "CoordinationError", "EP401": "StaleLease",
     "EP500": "TransactionError", "EP501": "CallInsideTransaction", "EP502": "OtherBody",
     "EP600": "SagaError", "EP601": "Diverged", "EP602": "ForeignAwait", "EP603": "TooManySteps",
     "EP700": "Rejected", "EP701": "TimedOut", "EP702": "Failed",

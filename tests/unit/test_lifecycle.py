@@ -13,6 +13,7 @@ from typing import TypeAlias
 import pytest
 
 from eventplat.clock import SystemClock
+from eventplat.errors import DatabaseUnavailable
 from eventplat.lifecycle import Loop, running, stop_all, until_signalled, within
 from eventplat.testing.virtual_clock import VirtualClock
 
@@ -74,6 +75,13 @@ def test_a_failing_turn_comes_again_after_a_wait_that_doubles(caplog: pytest.Log
     assert times_of(ValueError("boom"), seconds=4, slowest_s=1) == [0, 0.1, 0.3, 0.7, 1.5, 2.5, 3.5]
     assert caplog.text.count("t failed; trying again in 1.0 s") == 3
     assert "ValueError: boom" in caplog.text
+
+
+def test_an_error_that_says_all_there_is_to_know_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    times_of(DatabaseUnavailable("the database is starting up"), seconds=0.05)
+
+    assert "t failed; trying again in 0.1 s: the database is starting up" in caplog.text
+    assert "Traceback" not in caplog.text
 
 
 def test_after_a_good_turn_the_wait_begins_small_again() -> None:

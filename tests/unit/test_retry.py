@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventplat.errors import BrokerUnavailable, Rejected
+from eventplat.errors import BadHandler, BrokerUnavailable, Rejected
 from eventplat.retry import Duration, Retry, seconds, until_reachable
 
 
@@ -33,21 +34,62 @@ def test_what_never_gets_better_is_given_up_at_once(error: Exception, gives_up: 
     assert Retry(never=(NoSuchCustomer,)).gives_up(error, 1) is gives_up
 
 
+class Conflict(Exception):
+    pass
+
+
+class Limited(Exception):
+    pass
+
+
+class LimitedByTheBank(Limited):
+    pass
+
+
 def test_the_wait_doubles_up_to_the_longest() -> None:
     policy = Retry(first=1, longest=10)
 
-    assert [policy.wait_s(attempts, 1.0) for attempts in (1, 2, 3, 4, 5, 1_000_000)] == [1, 2, 4, 8, 10, 10]
+    assert [policy.wait_s(ValueError(), attempts, 1.0) for attempts in (1, 2, 3, 4, 5, 1_000_000)] == [1, 2, 4, 8, 10, 10]
 
 
-def test_half_of_the_wait_is_chance() -> None:
+def test_all_of_the_wait_is_chance() -> None:
     policy = Retry(first=timedelta(seconds=8))
 
-    assert (policy.wait_s(1, 0.0), policy.wait_s(1, 0.5), policy.wait_s(1, 1.0)) == (4, 6, 8)
+    assert [policy.wait_s(ValueError(), 1, chance) for chance in (0.0, 0.5, 1.0)] == [0, 4, 8]
+
+
+def test_what_is_tried_at_once_waits_for_nothing_and_is_given_up_all_the_same() -> None:
+    policy = Retry(attempts=3, at_once=(Conflict,))
+
+    assert [policy.wait_s(error, 2, 1.0) for error in (Conflict(), ValueError())] == [0, 2]
+    assert [policy.gives_up(Conflict(), attempts) for attempts in (2, 3)] == [False, True]
+
+
+def test_an_exception_may_have_a_policy_of_its_own_and_the_nearest_class_decides() -> None:
+    policy = Retry(attempts=3, when={Limited: Retry(attempts=20, first=60), LimitedByTheBank: Retry(never=(LimitedByTheBank,))})
+
+    assert [policy.gives_up(error, 3) for error in (ValueError(), Limited(), LimitedByTheBank())] == [True, False, True]
+    assert [policy.wait_s(error, 1, 1.0) for error in (ValueError(), Limited())] == [1, 60]
+    assert policy.attempts_max == 20
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        ({"attempts": 0}, "attempts=0"),
+        ({"first": -1}, "first=-1"),
+        ({"longest": timedelta(seconds=-1)}, "longest="),
+        ({"never": (Conflict,), "at_once": (Conflict,)}, "Conflict is both"),
+    ],
+)  # fmt: skip
+def test_a_policy_that_contradicts_itself_is_refused_when_it_is_declared(arguments: dict[str, Any], names: str) -> None:
+    with pytest.raises(BadHandler, match=names):
+        Retry(**arguments)
 
 
 @given(st.integers(1, 10_000), st.floats(0, 1), st.floats(0, 1e6), st.floats(0, 1e6))
 def test_the_wait_is_never_longer_than_the_longest(attempts: int, chance: float, first: float, longest: float) -> None:
-    assert 0 <= Retry(first=first, longest=longest).wait_s(attempts, chance) <= longest
+    assert 0 <= Retry(first=first, longest=longest).wait_s(ValueError(), attempts, chance) <= longest
 
 
 class Door:

@@ -90,6 +90,13 @@ def test_joining_keeps_what_a_queue_is() -> None:
     assert (Topology(queues=(strict,)) | Topology(queues=(strict,))).queues == (strict,)
 
 
+def test_what_one_of_two_topologies_binds_the_other_does_not_unbind() -> None:
+    one, two, three = (Binding("events", name) for name in ("one", "two", "three"))
+    left, right = Queue("q", bindings=(one,), unbound=(two, three)), Queue("q", bindings=(two,), unbound=(one,))
+
+    assert (Topology(queues=(left,)) | Topology(queues=(right,))).queues == (Queue("q", bindings=(one, two), unbound=(three,)),)
+
+
 @pytest.mark.parametrize("kind", ["classic", "exclusive"])
 def test_only_quorum_queues_have_arguments(kind: str) -> None:
     assert Queue("q", kind, single_active=True, dead_letter=Binding("dead", "shop")).arguments == {}  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ import pytest
 import structlog
 
 from eventplat.messages.envelope import Envelope
-from eventplat.observability.logs import VALUE_CHARS_MAX, configure, logged_as
+from eventplat.observability.logs import HIDDEN, VALUE_CHARS_MAX, configure, logged_as
 from eventplat.settings import load
 
 
@@ -129,3 +129,20 @@ def test_an_exception_is_a_part_of_its_record(capsys: pytest.CaptureFixture[str]
     logging.getLogger("t").error("failed", exc_info=ValueError("boom"))
 
     assert "ValueError: boom" in lines(capsys)[0]["exception"]
+
+
+def test_what_a_record_carries_is_shown_and_not_only_its_text(capsys: pytest.CaptureFixture[str]) -> None:
+    configure(load(log_format="json"))
+
+    logging.getLogger("t").warning("the broker cannot be reached", extra={"reason": "refused", "password": "hunter2"})
+
+    record = lines(capsys)[0]
+    assert (record["reason"], record["password"]) == ("refused", HIDDEN)
+
+
+def test_a_refused_connection_is_not_told_by_the_library_too(capsys: pytest.CaptureFixture[str]) -> None:
+    configure(load(log_format="json"))
+
+    logging.getLogger("pika.adapters.utils.connection_workflow").error("AMQP connection workflow failed")
+
+    assert lines(capsys) == []

@@ -30,7 +30,7 @@ from eventplat.security.principal import Principal
 from eventplat.service.context import Context, SyncContext
 from eventplat.service.service import Service
 from eventplat.settings import load
-from eventplat.transactions.outbox import event_log
+from eventplat.transactions.outbox import event_log, outbox
 from eventplat.transactions.pending import pending
 from tests.conformance.stage import Stage, until
 
@@ -108,6 +108,27 @@ def test_a_def_handler_runs_in_a_thread_with_a_real_session_of_the_same_transact
         assert [row.left for row in await stage.rows(runner, select(Shelf.left))] == [7]
         assert threading.main_thread().name not in names
         assert len(names) == 3
+
+    run(tmp_path, test)
+
+
+def test_a_def_handler_takes_back_what_waits_once(tmp_path: Path) -> None:
+    stock = Service("stock")
+    waiting: list[str] = []
+    taken: list[bool] = []
+
+    @stock.handles(Fill)
+    def fill(command: Fill, ctx: SyncContext) -> int:
+        taken.extend(ctx.cancel(id_) for id_ in waiting * 2)
+        waiting.append(ctx.publish(Moved(sku=command.sku), after=3_600))
+        return 1
+
+    async def test(stage: Stage) -> None:
+        runner = await stage.run(stock)
+        for _ in range(2):
+            assert (await stage.ask(Fill(sku="a", n=1))).type == DONE
+        assert taken == [True, False]
+        assert [row.id for row in await stage.rows(runner, select(outbox.c.id))] == waiting[1:]
 
     run(tmp_path, test)
 

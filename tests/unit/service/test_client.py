@@ -203,6 +203,39 @@ def test_a_session_that_rolled_back_and_goes_on_sends_only_what_it_joined_again(
     run(tmp_path, test)
 
 
+def test_a_message_that_waits_is_taken_back_after_its_commit_and_only_once(tmp_path: Path) -> None:
+    async def test(scene: Scene) -> None:
+        async with scene.client.transaction() as tx:
+            waits, kept = (tx.publish(Placed(order_id=order_id), after=3_600) for order_id in ("1", "2"))
+        async with scene.client.transaction() as tx:
+            unsent = tx.publish(Placed(order_id="3"), after=3_600)
+            assert await tx.cancel(unsent)
+        left = await scene.client.publish(Placed(order_id="4"))
+        await until(lambda: scene.heard)
+
+        assert [await scene.client.cancel(id_) for id_ in (waits, waits, unsent, left)] == [True, False, False, False]
+        assert {row.id for row in await scene.stage.rows(scene.runner, select(event_log.c.id))} == {kept, left}
+
+    run(tmp_path, test)
+
+
+def test_a_failed_message_is_replayed_and_its_handler_paused_from_a_script(tmp_path: Path) -> None:
+    async def test(scene: Scene) -> None:
+        with pytest.raises(Failed):
+            await scene.client.ask(Reserve(n=-1))
+        (group,) = await scene.client.dead_letters.groups(handler="orders.reserve")
+        assert (group.error, group.count) == ("RuntimeError", 1)
+        assert await scene.client.handlers.pause("orders.reserve")
+        assert (await scene.client.dead_letters.replay(error="RuntimeError")).count == 1
+
+        state = (await scene.client.handlers.list())["orders.reserve"]
+
+        assert state.pause is not None
+        assert state.pause.by == scene.client.dead_letters.by
+
+    run(tmp_path, test)
+
+
 def test_a_question_is_answered_with_its_type(tmp_path: Path) -> None:
     async def test(scene: Scene) -> None:
         async with scene.client.transaction() as tx:

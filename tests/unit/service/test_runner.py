@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from eventplat.broker.consumer import Consumer
 from eventplat.messages.message import Command, Key
 from eventplat.sagas.saga import Saga
 from eventplat.service.handlers import Handlers
@@ -31,7 +32,7 @@ def test_a_rush_begins_fewer_sagas_at_a_time_than_it_takes_answers(tmp_path: Pat
     async def test() -> None:
         async with Stage(tmp_path, None, database_pool_size=pool_size) as stage:
             runner = await stage.run(orders)
-            places = {consumer.queue.name: consumer.concurrency for consumer in runner._consumers}
+            places = {consumer.queue.name: consumer.concurrency for consumer in runner._consumers if isinstance(consumer, Consumer)}
             assert places[stage.names.queue("orders.place")] == starts
             assert places[stage.names.replies("orders")] == pool_size
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import traceback
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from eventplat.errors import SettingsError
 from eventplat.storage.database import Database
@@ -42,6 +45,20 @@ def test_a_files_folder_is_made(tmp_path: Path) -> None:
     Database(f"sqlite:///{tmp_path / 'new' / 'shop.db'}", service="shop", clock=VirtualClock())
 
     assert (tmp_path / "new").is_dir()
+
+
+def test_a_writing_transaction_on_sqlite_holds_the_file_from_its_first_read_on(tmp_path: Path) -> None:
+    async def test() -> None:
+        database = Database(f"sqlite:///{tmp_path / 'shop.db'}", service="shop", clock=VirtualClock())
+        with closing(sqlite3.connect(tmp_path / "shop.db", timeout=0, isolation_level=None)) as other:
+            async with database.transaction() as connection:
+                await connection.execute(text("SELECT 1"))
+                with pytest.raises(sqlite3.OperationalError, match="locked"):  # else what was read may be old when it is written
+                    other.execute("BEGIN IMMEDIATE")
+            other.execute("BEGIN IMMEDIATE")
+        await database.close()
+
+    asyncio.run(test())
 
 
 def test_a_service_has_a_schema_and_a_role_of_its_own() -> None:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from sqlalchemy import select
 
-from eventplat.errors import BrokerUnavailable, Malformed
+from eventplat.errors import Malformed
 from eventplat.messages.codec import Properties
 from eventplat.messages.ids import derived_id
 from eventplat.storage.database import Database
 from eventplat.storage.migrate import create_tables
 from eventplat.storage.tables import platform
 from eventplat.testing.virtual_clock import VirtualClock
-from eventplat.transactions.pending import ERROR_CHARS_MAX, Pending, error_record, park, pending
+from eventplat.transactions.attempts import error_record
+from eventplat.transactions.pending import Pending, park, pending
 from eventplat.transactions.stored import to_properties
 
 ID = derived_id(0, "parked")
@@ -74,11 +74,3 @@ def test_a_parked_message_that_is_asked_for_says_why_it_is_none() -> None:
     with pytest.raises(Malformed, match="message_id"):
         row.envelope()
 
-
-def test_an_error_is_kept_with_its_code_and_attempt_and_without_its_length() -> None:
-    kept = error_record(BrokerUnavailable("x" * 10_000), 3, 7)
-
-    assert (kept["type"], kept["code"], kept["attempt"], kept["at_us"]) == ("BrokerUnavailable", "EP201", 3, 7)
-    assert len(kept["text"]) == ERROR_CHARS_MAX
-    assert error_record(KeyError("a"), 1, 0) == {"type": "KeyError", "text": "'a'", "code": None, "attempt": 1, "at_us": 0}
-    assert json.loads(json.dumps(kept)) == kept

@@ -1,0 +1,97 @@
+"""Brokers: the transport suite and a short messages campaign on RabbitMQ of other versions. `make campaign-brokers`.
+
+    python -m tests.faults.brokers [rabbitmq:4.0-management rabbitmq:4.3-management]
+
+Each image runs with every deprecated feature denied that it knows: what eventplat uses, it may use tomorrow too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.container import RabbitContainer
+from tests.faults.messages import campaign
+from tests.faults.test_messages import EVENTS, ROUND
+from tests.servers import PostgresServer, ServerFailed
+
+IMAGES = ("rabbitmq:4.0-management", "rabbitmq:4.3-management")
+SUITE = "tests/conformance"
+ROOT = Path(__file__).parents[2]
+
+
+def run(image: str, postgres: PostgresServer) -> list[str]:
+    """What is wrong on this image."""
+    features = denied_by(image)
+    server = RabbitContainer(image, features)
+    try:
+        server.start()
+        version = server.ctl("version").strip()
+        permitted = [name for name, state in deprecated(server).items() if state != "denied"]
+        _print(f"{image}: RabbitMQ {version}, denied: {', '.join(features) or 'nothing, it knows no deprecated features'}")
+        wrong = [f"{image} still permits {name}" for name in permitted]
+        wrong += _suite(server)
+        with tempfile.TemporaryDirectory(prefix="eventplat-brokers-") as folder:
+            report = asyncio.run(campaign(Path(folder), server, postgres, events=EVENTS, rate=1_400, pause_s=1.0, rounds=ROUND, say=_print))
+        _print("\n".join(report.lines()))
+        return wrong + report.wrong
+    finally:
+        server.remove()
+
+
+def denied_by(image: str) -> tuple[str, ...]:
+    """The deprecated features that this version knows, asked of one that permits them."""
+    server = RabbitContainer(image)
+    try:
+        server.start()
+        return tuple(deprecated(server))
+    finally:
+        server.remove()
+
+
+def deprecated(server: RabbitContainer) -> dict[str, str]:
+    """State by feature: "permitted", "denied" or "removed"; nothing where the broker is older than that."""
+    try:
+        printed = server.ctl("list_deprecated_features", "name", "state")
+    except ServerFailed as error:
+        if "list_deprecated_features" in str(error):  # it does not know the command
+            return {}
+        raise
+    rows = [line.split("\t") for line in printed.splitlines()]
+    return {row[0]: row[1] for row in rows if len(row) == 2 and row[0] != "name"}
+
+
+def _suite(server: RabbitContainer) -> list[str]:
+    files = sorted(str(path.relative_to(ROOT)) for path in (ROOT / SUITE).glob("test_transport_*.py"))
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not embedded", *files]
+    environment = {**os.environ, "EVENTPLAT_TEST_AMQP_URL": server.url}
+    done = subprocess.run(command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    _print(done.stdout.strip().rpartition("\n")[2])
+    return [f"the transport suite ended with {done.returncode}:\n{done.stdout[-6_000:]}"] if done.returncode else []
+
+
+def _print(line: str) -> None:
+    print(line, flush=True)  # noqa: T201
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("images", nargs="*", default=IMAGES)
+    images = parser.parse_args().images
+    postgres = PostgresServer(fsync="off")
+    try:
+        postgres.start()
+        wrong = [each for image in images for each in run(image, postgres)]
+    finally:
+        postgres.remove()
+    _print("\n".join([f"WRONG: {each}" for each in wrong] or [f"{len(images)} brokers hold"]))
+    sys.exit(1 if wrong else 0)
+
+
+if __name__ == "__main__":
+    main()
