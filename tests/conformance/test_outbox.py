@@ -474,6 +474,7 @@ def test_more_letters_than_are_held_in_memory_all_leave_once(url: str, monkeypat
 
 def test_a_sweep_that_is_asked_for_while_rows_are_read_is_made_after_it(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "HELD_MAX", 20)
+    monkeypatch.setattr(dispatch, "SWEEP_S", 3_600.0)   # or the next one would find them
     read, published = outboxes.owned, list[str]()
 
     async def test() -> None:
