@@ -475,20 +475,22 @@ def test_more_letters_than_are_held_in_memory_all_leave_once(url: str, monkeypat
 def test_a_sweep_that_is_asked_for_while_rows_are_read_is_made_after_it(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "HELD_MAX", 20)
     monkeypatch.setattr(dispatch, "SWEEP_S", 3_600.0)   # or the next one would find them
-    read, published = outboxes.owned, list[str]()
+    read, readings, published = outboxes.owned, list[int](), list[str]()
 
     async def test() -> None:
         async with instance(url) as one:
 
-            async def owned(*given: Any, **options: Any) -> list[tuple[str, Outgoing]]:
-                rows = await read(*given, **options)
-                if not published:
+            async def owned(connection: Any, owner: str, *, limit: int) -> list[tuple[str, Outgoing]]:
+                rows = await read(connection, owner, limit=limit)
+                readings.append(len(rows))
+                if len(readings) == 2:
                     published.extend(await one.publish(*(Placed(order_id=str(n)) for n in range(40))))
                 return rows
 
             monkeypatch.setattr(outboxes, "owned", owned)
+            await until(lambda: len(readings) == 1, "the sweep at the start")
             one.dispatcher.sweep()
-            await one.all_left()
+            await until(lambda: len(one.broker.sent) == 40, "forty messages")
             assert sorted(one.broker.ids, key=str) == sorted(published)
 
     asyncio.run(test())
