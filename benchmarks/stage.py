@@ -149,7 +149,7 @@ class Stage:
             done = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
         if "BENCH_PROFILE" in os.environ:
             sys.stderr.write(done.stderr)
-        lines = done.stdout.splitlines()
+        lines = [line for line in done.stdout.splitlines() if line.startswith("{")]  # a peer may say goodbye
         if done.returncode or not lines:
             raise ProgramFailed(f"{program} ended with {done.returncode}:\n{done.stderr[-3_000:]}")
         figures: dict[str, Any] = json.loads(lines[-1])

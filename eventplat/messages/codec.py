@@ -94,10 +94,9 @@ def to_envelope(properties: Properties, body: bytes) -> Envelope:
         raise Malformed(f"message_id is {properties.message_id!r}, not a UUID")
     if not properties.type:
         raise Malformed("the type property is missing")
-    for name in _TEXT_PROPERTIES:
-        text = getattr(properties, name)
-        if text is not None and not _is_plain(text):
-            _check_text(f"{name} property", text)
+    if not _is_plain(f"{properties.type}{properties.correlation_id}{properties.reply_to}{properties.app_id}{properties.user_id}"):
+        for name in _TEXT_PROPERTIES:  # seldom: which one it is
+            _check_text(f"{name} property", getattr(properties, name))
     if properties.content_type != CONTENT_TYPE:
         raise Malformed(f"content_type is {properties.content_type!r}, not {CONTENT_TYPE!r}")
     check_size(body)

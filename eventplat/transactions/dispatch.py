@@ -52,7 +52,8 @@ class Dispatcher:
         self._database, self._transport, self._owner, self._clock = database, transport, owner, clock
         self._events = names.exchange(EVENTS)
         self._waiting: deque[tuple[str, Outgoing]] = deque()
-        self._known: set[str] = set()              # waiting, published or confirmed, and not deleted yet
+        self._known: dict[str, int] = {}           # waiting, published or confirmed, and not deleted yet; numbered as they came
+        self._came = 0
         self._settling: list[tuple[str, Outgoing, Outcome]] = []
         self._gone: set[str] | None = None         # settled while our rows are being read
         self._must_sweep = self._is_stopping = False
@@ -72,6 +73,7 @@ class Dispatcher:
         self._is_stopping = False
         self._tasks = [
             asyncio.create_task(self._forever(self._publish_next, self._work), name="dispatch"),
+            asyncio.create_task(self._forever(self._publish_more, self._work), name="dispatch more"),
             asyncio.create_task(self._forever(self._settle_next, self._settle), name="settle"),
         ]
         await self._sweeps.start()
@@ -101,7 +103,8 @@ class Dispatcher:
             if len(self._known) >= HELD_MAX:
                 self.sweep()
                 break
-            self._known.add(letter[0])
+            self._came += 1
+            self._known[letter[0]] = self._came
             self._waiting.append(letter)
         if letters:
             self._work.set()
@@ -144,7 +147,15 @@ class Dispatcher:
             if not self._waiting:
                 await self._read_own()
                 continue
-            await self._publish([self._waiting.popleft() for _ in range(min(len(self._waiting), BATCH_MAX))])
+            await self._publish(self._next_batch())
+
+    async def _publish_more(self) -> None:
+        """A second batch while the first is being confirmed: else the broker has nothing to do meanwhile, nor has the window."""
+        while self._waiting and self._owner.may_publish:
+            await self._publish(self._next_batch())
+
+    def _next_batch(self) -> list[tuple[str, Outgoing]]:
+        return [self._waiting.popleft() for _ in range(min(len(self._waiting), BATCH_MAX))]
 
     async def _publish(self, batch: list[tuple[str, Outgoing]]) -> None:
         failpoint("dispatch.before_publish")
@@ -164,16 +175,23 @@ class Dispatcher:
         """To the settled or back to the waiting; what was forgotten meanwhile is the relay's."""
         known = [(letter, outcome) for letter, outcome in zip(batch, outcomes, strict=True) if letter[0] in self._known]
         self._settling += [(*letter, outcome) for letter, outcome in known if outcome is not None]
-        self._waiting.extendleft(reversed([letter for letter, outcome in known if outcome is None]))
+        again = [letter for letter, outcome in known if outcome is None]
+        if again:  # before whatever came after them, also what a second batch brought back
+            self._waiting = deque(sorted([*again, *self._waiting], key=lambda letter: self._known[letter[0]]))
         self._settle.set()
 
     async def _read_own(self) -> None:
         owner = self._owner.id
         gone: set[str] = set()
         self._gone = gone
-        async with self._database.transaction(read_only=True) as connection:
-            rows = await outbox.owned(connection, owner, limit=HELD_MAX // 2)
-        self._must_sweep = len(rows) == HELD_MAX // 2
+        self._must_sweep = False  # before the rows are read: what is committed meanwhile asks for another sweep
+        try:
+            async with self._database.transaction(read_only=True) as connection:
+                rows = await outbox.owned(connection, owner, limit=HELD_MAX // 2)
+        except BaseException:
+            self._must_sweep = True
+            raise
+        self._must_sweep = self._must_sweep or len(rows) == HELD_MAX // 2
         self.dispatch([row for row in rows if row[0] not in gone], owner)
         self._gone = None
         if self._must_sweep and not self._waiting:
@@ -193,7 +211,8 @@ class Dispatcher:
             ids = [id_ for id_, _, _ in settling]
             if self._gone is not None:
                 self._gone.update(ids)
-            self._known.difference_update(ids)
+            for id_ in ids:
+                self._known.pop(id_, None)
             failpoint("dispatch.after_settle")
 
     async def _gather_more(self) -> None:

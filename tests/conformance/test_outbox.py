@@ -473,6 +473,30 @@ def test_more_letters_than_are_held_in_memory_all_leave_once(url: str, monkeypat
     asyncio.run(test())
 
 
+def test_a_sweep_that_is_asked_for_while_rows_are_read_is_made_after_it(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "HELD_MAX", 20)
+    monkeypatch.setattr(dispatch, "SWEEP_S", 3_600.0)   # or the next one would find them
+    read, readings, published = outboxes.owned, list[int](), list[str]()
+
+    async def test() -> None:
+        async with instance(url) as one:
+
+            async def owned(connection: Any, owner: str, *, limit: int) -> list[tuple[str, Outgoing]]:
+                rows = await read(connection, owner, limit=limit)
+                readings.append(len(rows))
+                if len(readings) == 2:
+                    published.extend(await one.publish(*(Placed(order_id=str(n)) for n in range(40))))
+                return rows
+
+            monkeypatch.setattr(outboxes, "owned", owned)
+            await until(lambda: len(readings) == 1, "the sweep at the start")
+            one.dispatcher.sweep()
+            await until(lambda: len(one.broker.sent) == 40, "forty messages")
+            assert sorted(one.broker.ids, key=str) == sorted(published)
+
+    asyncio.run(test())
+
+
 def test_a_commit_that_becomes_visible_long_after_it_was_given_up_is_found_by_a_later_sweep(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

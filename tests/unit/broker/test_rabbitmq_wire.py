@@ -9,10 +9,26 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pika import BasicProperties, frame, spec
 from pika.adapters.asyncio_connection import AsyncioConnection
+from pika.exceptions import ChannelWrongStateError
 
 from eventplat.broker import rabbitmq_wire
-from eventplat.broker.rabbitmq_wire import PIECE_BYTES, READ_BYTES, GatheringConnection, connection_class, cut, pieces, read_more
+from eventplat.broker.rabbitmq_frames import to_frames
+from eventplat.broker.rabbitmq_wire import (
+    LEANS_ON,
+    PIECE_BYTES,
+    READ_BYTES,
+    GatheringConnection,
+    connection_class,
+    cut,
+    deliver_directly,
+    pieces,
+    read_more,
+    send_directly,
+)
+from eventplat.broker.transport import Outgoing
+from eventplat.messages.codec import Properties
 
 
 def test_no_frames_are_no_pieces() -> None:
@@ -75,7 +91,8 @@ def connection() -> Any:
     """A gathering connection without a broker."""
     bare: Any = GatheringConnection.__new__(GatheringConnection)
     bare._gathered, bare._nbio, bare._transport = [], Loop(), Socket()
-    bare.frames_sent = bare.bytes_sent = 0
+    bare.frames_sent = bare.bytes_sent = bare.bytes_received = 0
+    bare._frame_buffer, bare.receivers, bare._body_max_length = b"", {}, 100
     return bare
 
 
@@ -118,7 +135,7 @@ def test_this_pika_can_carry_it() -> None:
     assert connection_class() is GatheringConnection
 
 
-@pytest.mark.parametrize("name", ["_output_marshaled_frames", "_adapter_emit_data"])
+@pytest.mark.parametrize("name", LEANS_ON)
 def test_a_pika_without_the_names_is_used_as_it_is(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str) -> None:
     for each in (known for known in AsyncioConnection.__mro__ if name in vars(known)):
         monkeypatch.delattr(each, name)
@@ -159,3 +176,78 @@ def test_only_an_open_connection_is_cut(is_closed: bool) -> None:
     cut(stream)
 
     assert stream.cuts == (not is_closed)
+
+
+class Channel:
+    """A channel as far as the wire looks at it."""
+
+    def __init__(self, connection: Any, *, is_open: bool = True) -> None:
+        self.connection, self.is_open, self.channel_number = connection, is_open, 2
+
+
+PLAIN = Outgoing("e", "k", Properties(message_id="m"), bytes(250))
+
+
+def test_a_plain_message_is_written_in_frames_that_the_broker_takes(connection: Any) -> None:
+    channel: Any = Channel(connection)
+
+    assert send_directly(channel, PLAIN)
+
+    assert connection._gathered == [to_frames(2, PLAIN, body_max=100)]
+
+
+@pytest.mark.parametrize("is_stock", [False, True])
+def test_what_is_not_plain_and_what_a_stock_connection_sends_is_left_to_pika(connection: Any, is_stock: bool) -> None:
+    channel: Any = Channel(object() if is_stock else connection)
+
+    assert not send_directly(channel, PLAIN if is_stock else Outgoing("e", "k", Properties(headers={"odd": None}), b""))
+
+    assert connection._gathered == []
+
+
+def test_nothing_is_written_on_a_channel_that_has_ended(connection: Any) -> None:
+    channel: Any = Channel(connection, is_open=False)
+
+    with pytest.raises(ChannelWrongStateError):
+        send_directly(channel, PLAIN)
+
+
+def test_a_stream_in_any_pieces_is_read_to_its_end(connection: Any) -> None:
+    tags: list[int] = []
+    seen: list[object] = []
+    channel: Any = Channel(connection)
+    connection._process_frame = seen.append
+    deliver_directly(channel, "t", lambda it: tags.append(it.delivery_tag))
+    stream = b"".join(delivery(number) for number in range(20))
+
+    for start in range(0, len(stream), 50):
+        connection._on_data_available(stream[start : start + 50])
+
+    assert connection._frame_buffer == b""
+    assert connection.bytes_received == len(stream)
+    assert sorted([*tags, *(it.method.delivery_tag for it in seen if isinstance(it, frame.Method))]) == list(range(20))
+
+
+def test_whole_deliveries_never_pass_through_pika(connection: Any) -> None:
+    events: list[object] = []
+    channel: Any = Channel(connection)
+    connection._process_frame = lambda it: events.append(type(it).__name__)
+    forget = deliver_directly(channel, "t", lambda it: events.append(it.delivery_tag))
+
+    connection._on_data_available(delivery(1) + delivery(2) + frame.Heartbeat().marshal() + delivery(3))
+    forget()
+    connection._on_data_available(delivery(4))
+
+    assert events == [1, 2, "Heartbeat", 3, "Method", "Header", "Body"]
+
+
+def test_a_stock_connection_hands_nothing_over_directly() -> None:
+    channel: Any = Channel(object())
+
+    deliver_directly(channel, "t", lambda _: None)()
+
+
+def delivery(number: int, *, tag: str = "t") -> bytes:
+    method: Any = spec.Basic.Deliver(tag, number, False, "e", "k")
+    parts: tuple[Any, ...] = (frame.Method(2, method), frame.Header(2, 2, BasicProperties(message_id="m")), frame.Body(2, b"{}"))
+    return b"".join(part.marshal() for part in parts)

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import structlog
 
-from eventplat.observability.logs import HIDDEN, VALUE_CHARS_MAX, configure
+from eventplat.messages.envelope import Envelope
+from eventplat.observability.logs import HIDDEN, VALUE_CHARS_MAX, configure, logged_as
 from eventplat.settings import load
 
 
@@ -94,6 +95,21 @@ def test_what_is_bound_stands_in_every_record(capsys: pytest.CaptureFixture[str]
     inside, outside = lines(capsys)
     assert inside["correlation_id"] == "c-1"
     assert "correlation_id" not in outside
+
+
+def test_what_is_logged_while_a_message_is_handled_names_it(capsys: pytest.CaptureFixture[str]) -> None:
+    configure(load(log_format="json"))
+    envelope = Envelope(id="m-1", type="t", body=b"", correlation_id="c-1")
+
+    with logged_as(envelope, "shop.handler"), structlog.contextvars.bound_contextvars(handler="mine"):
+        logging.getLogger("t").warning("inside")
+        structlog.get_logger("t").warning("inside", correlation_id="c-2")
+    logging.getLogger("t").warning("outside")
+
+    first, second, outside = lines(capsys)
+    assert (first["message_id"], first["correlation_id"], first["handler"]) == ("m-1", "c-1", "mine")
+    assert (second["message_id"], second["correlation_id"]) == ("m-1", "c-2")
+    assert "message_id" not in outside
 
 
 def test_the_level_is_the_settings_and_libraries_are_quieter(capsys: pytest.CaptureFixture[str]) -> None:
