@@ -83,6 +83,13 @@ class Malformed(MessageError):
     next_move = "Mend its sender: the same bytes are refused again"
 
 
+class UnknownType(Malformed):
+    """An event of a name or version that this release does not know: a newer one may, so it waits in `pending` for a while."""
+
+    code = "EP105"
+    next_move = "Let every instance run the newer release, declare an upcaster, or give the handler of the other version a name="
+
+
 class TooLarge(Malformed):
     """A body over the size or depth limit."""
 

@@ -17,7 +17,8 @@ from typing import Any
 
 from eventplat.clock import Clock
 from eventplat.errors import BadHandler, BadToken, HandlerCancelled, Rejected
-from eventplat.messages.codec import check_size, parse
+from eventplat.messages import versions
+from eventplat.messages.codec import check_size
 from eventplat.messages.envelope import FAILED, RUNNING, Envelope
 from eventplat.messages.message import Message
 from eventplat.sagas.orchestrator import Orchestrator
@@ -146,7 +147,8 @@ class Caller:
         endpoint = self._by_type.get(type_)
         if endpoint is None or endpoint.handler.is_saga:
             raise BadHandler(f"{self.service.name} has no handler of {type_} that can run inside its saga")
-        asked = message if message is not None else parse(endpoint.adapter, body)
+        newest = endpoint.handler.message
+        asked = versions.read(newest, type_, body) if message is None else versions.lift(message, newest)
         return await self.call(endpoint, asked, envelope, work, attempt=1)
 
     async def _run(

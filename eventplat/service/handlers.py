@@ -74,6 +74,7 @@ class Handler:
     message: type[Message]
     function: Callable[..., Any]
     name: str | None                       # identity as given; default: derived from service and message
+    formerly: tuple[str, ...] = ()         # names that it had, the oldest first
     route: Route | None = None
     requires: tuple[str, ...] = ()
     owner: str | None = None
@@ -159,6 +160,7 @@ class Handlers(Generic[S]):
         event: type[E],
         *,
         name: str | None = None,
+        formerly: str | Sequence[str] = (),
         start: Literal["now", "beginning"] | datetime = "now",
         requires: str | Sequence[str] = (),
         ordered: bool = False,
@@ -171,10 +173,14 @@ class Handlers(Generic[S]):
 
         Args:
             name: Identity of the subscription, kept over renames of the function; default: `on-<event>`.
+            formerly: Names that this subscription had, the oldest first. Their queues are read for as long as they are there,
+                beside the one of the new name; what was handled, is retried or stands in order under the old name counts here,
+                also while instances of the old release run. So it stays in the code: the oldest name is the one in the database.
             start: From now on. With the past as well is refused as yet.
             ordered: Apply events of one key in the order they were published.
         """
-        declare = self._declare(event, name, None, requires, start=start, ordered=ordered, concurrency=concurrency,
+        former = (formerly,) if isinstance(formerly, str) else tuple(formerly)
+        declare = self._declare(event, name, None, requires, formerly=former, start=start, ordered=ordered, concurrency=concurrency,
                              batch=batch, retry=retry, timeout_s=seconds(timeout))  # fmt: skip
         return cast("Handles[E, None, S]", declare)
 

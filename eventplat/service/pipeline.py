@@ -7,6 +7,7 @@ Ack        only after the commit. A lost connection, an unknown commit, a deadlo
 Failure    the attempt is rolled back, recorded in `pending` in a short transaction of its own, then acked.
 Rejected   is an outcome: rolled back too, then recorded and answered in a transaction of its own.
 Copies     a settled message is answered from its recorded outcome; a pending one is acked without running.
+Unknown    an event of a newer version is not this release's to judge: it waits in `pending` for an instance that knows it.
 Poison     a message that the broker counted three times is not run from the wire: it becomes `isolated`.
 
 Next: transactions.unit_of_work
@@ -22,9 +23,9 @@ from functools import partial
 from pydantic import ValidationError
 
 from eventplat.broker.transport import Delivery
-from eventplat.errors import EventplatError, Malformed, Rejected
+from eventplat.errors import EventplatError, Malformed, Rejected, UnknownType
 from eventplat.failpoints import failpoint
-from eventplat.messages.codec import parse, to_envelope
+from eventplat.messages.codec import to_envelope
 from eventplat.messages.envelope import DONE, FAILED, REJECTED, RUNNING, VOID, Envelope
 from eventplat.messages.message import Message
 from eventplat.observability.logs import logged_as
@@ -39,6 +40,8 @@ logger = logging.getLogger(__name__)
 
 ISOLATE_AT = 3              # deliveries counted by the broker
 UNACKED_S_MAX = 600.0       # a third of RabbitMQ's consumer timeout of 30 minutes
+NEWER_WAIT_US = 1_000_000     # until an event that this release does not know is looked at again
+NEWER_US_MAX = 3_600_000_000  # a rolling upgrade is over by then
 
 
 class Pipeline:
@@ -131,8 +134,10 @@ class Pipeline:
         if envelope.has_expired(self._clock.time_us()):
             await self._void(work, endpoint, envelope)
             return
-        if endpoint.handler.ordered and not await self._in_turn(work, endpoint, envelope):
-            return
+        if endpoint.handler.ordered:
+            await self._leave_to_newer(work, endpoint, envelope)
+            if not await self._in_turn(work, endpoint, envelope):
+                return
         if endpoint.handler.ordered and not endpoint.accepts(envelope.type):
             return  # another event of its stream: it only moved the watermark
         message = self.read(endpoint, envelope)
@@ -153,17 +158,20 @@ class Pipeline:
 
         Raises:
             Rejected: "invalid": it is not one, and somebody waits to hear it.
+            UnknownType: An event that this release does not know.
             Malformed: It is not one, and nobody asked, or it is another handler's: it is parked.
         """
-        if not endpoint.accepts(envelope.type):
-            raise Malformed(f"{envelope.type} came to {endpoint.identity}, which handles {endpoint.wire_type}")
         try:
-            message: Message = parse(endpoint.adapter, envelope.body)
+            return endpoint.read(envelope)
         except Malformed as error:
-            if envelope.reply_to is None:
+            if envelope.reply_to is None or not endpoint.accepts(envelope.type):
                 raise
             raise Rejected("invalid", status=422, detail=str(error.args[0])) from None
-        return message
+
+    async def _leave_to_newer(self, work: UnitOfWork, endpoint: Endpoint, envelope: Envelope) -> None:
+        """Refuse to pass over an event that a newer release of this handler takes, and which runs beside this one."""
+        if not endpoint.accepts(envelope.type) and await watermark.is_taken(work.connection, endpoint.identity, envelope.type):
+            raise UnknownType(f"{envelope.type} came to {endpoint.identity}, of which a newer release handles it")
 
     async def _in_turn(self, work: UnitOfWork, endpoint: Endpoint, envelope: Envelope) -> bool:
         if await watermark.advance(work.connection, endpoint.identity, envelope) == "apply":
@@ -230,6 +238,8 @@ class Pipeline:
 
     async def _failed(self, endpoint: Endpoint, envelope: Envelope, error: Exception, attempts: int) -> None:
         """Record a failed attempt: it runs again when due, or is dead."""
+        if isinstance(error, UnknownType) and await self._waits_for_newer(endpoint, envelope, error):
+            return
         never = isinstance(error, Malformed | ValidationError)
         if never or endpoint.retry.gives_up(error, attempts):
             await self._give_up(endpoint, envelope, attempts, error)
@@ -244,6 +254,23 @@ class Pipeline:
             )  # fmt: skip
         failpoint("pending.after_record")
         self.wake_pending()
+
+    async def _waits_for_newer(self, endpoint: Endpoint, envelope: Envelope, error: UnknownType) -> bool:
+        """Let another instance try what this release does not know; no attempt is counted. False once that took too long."""
+        async with self.transactions.begin(envelope) as work:
+            known = await pending.find(work.connection, endpoint.identity, envelope.id)
+            now_us = self._clock.time_us()
+            if known is not None and known.errors and now_us - known.errors[0]["at_us"] > NEWER_US_MAX:
+                return False
+            if known is None:
+                logger.warning("%s", error)
+            wait_us = NEWER_WAIT_US + NEWER_WAIT_US * self._chance.getrandbits(16) // 65_536  # the next to look may be another one
+            await pending.record(
+                work.connection, endpoint.identity, envelope, state="retry", attempts=0, wait_us=wait_us,
+                error=None if known is not None else pending.error_record(error, 0, now_us),
+            )  # fmt: skip
+        self.wake_pending()
+        return True
 
     async def _give_up(self, endpoint: Endpoint, envelope: Envelope, attempts: int, error: Exception | None) -> None:
         if error is None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, TypeAdapter
 
@@ -20,7 +20,6 @@ from eventplat.errors import EventplatError, Malformed, Rejected
 from eventplat.messages.codec import parse, to_envelope
 from eventplat.messages.envelope import DONE, FAILED, REJECTED, Envelope
 from eventplat.messages.ids import is_id
-from eventplat.messages.message import Query
 from eventplat.observability.logs import logged_as
 from eventplat.service.call import Caller
 from eventplat.service.endpoint import Endpoint
@@ -90,7 +89,7 @@ class Queries:
                 work = UnitOfWork(connection, self._transactions.sender, envelope)
                 if endpoint is None:
                     return await self._operation(work, envelope)
-                message = _read(endpoint, envelope)
+                message = endpoint.read(envelope)
                 outcome = await self._caller.call(endpoint, message, envelope, work, attempt=1)
                 return DONE, b"null" if outcome is None else outcome
         except Rejected as rejected:
@@ -114,10 +113,3 @@ class Queries:
         if settled is None:
             return await self._caller.unsettled(work, command_id)
         return await self._caller.recorded(work, command_id, settled)
-
-
-def _read(endpoint: Endpoint, envelope: Envelope) -> Query[Any]:
-    if not endpoint.accepts(envelope.type):
-        raise Malformed(f"{envelope.type} came to {endpoint.identity}, which handles {endpoint.wire_type}")
-    question: Query[Any] = parse(endpoint.adapter, envelope.body)
-    return question

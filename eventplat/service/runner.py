@@ -18,7 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from eventplat.broker.consumer import Consumer, one_by_one
-from eventplat.broker.topology import Names
+from eventplat.broker.topology import Names, Queue
 from eventplat.broker.transport import Delivery, Transport
 from eventplat.clock import Clock
 from eventplat.discovery.announcer import Announcer
@@ -30,6 +30,7 @@ from eventplat.service.batches import Batches
 from eventplat.service.call import Caller
 from eventplat.service.direct import Direct
 from eventplat.service.endpoint import Endpoint, endpoints, manifest, operations_queue, owners, replies_queue, topology
+from eventplat.service.former import Former
 from eventplat.service.outgoing import Outgoings
 from eventplat.service.pipeline import Pipeline
 from eventplat.service.queries import Queries
@@ -71,6 +72,8 @@ class Runner:
         self._retries = Retries(self.pipeline, self._endpoints, clock)
         self._ticker = Ticker(service, self.out.transactions, self._caller, clock)
         self._consumers: list[Consumer] = []
+        former = [self._consumer_of(endpoint, queue) for endpoint in self._endpoints for queue in endpoint.former_queues(self.names)]
+        self._former = Former(transport, former, clock)
         self._state = AsyncExitStack()
         self._is_draining = False
         self._announcer = Announcer(
@@ -83,7 +86,7 @@ class Runner:
     @property
     def in_flight(self) -> int:
         """Messages being handled now."""
-        return sum(consumer.in_flight for consumer in self._consumers)
+        return sum(consumer.in_flight for consumer in self._every_consumer)
 
     @property
     def sagas(self) -> Orchestrator | None:
@@ -97,7 +100,7 @@ class Runner:
 
     async def depths(self) -> dict[str, int]:
         """Messages ready in each queue of this service."""
-        return {consumer.queue.name: await self._transport.depth(consumer.queue.name) or 0 for consumer in self._consumers}
+        return {consumer.queue.name: await self._transport.depth(consumer.queue.name) or 0 for consumer in self._every_consumer}
 
     async def start(self) -> None:
         if self.service.has_database:
@@ -109,9 +112,11 @@ class Runner:
             if endpoint.handler.ordered:
                 async with self.out.database.transaction() as connection:
                     await watermark.subscribe(connection, endpoint.identity)
+                    await watermark.take(connection, endpoint.identity, endpoint.types)
         self._consumers = self._make_consumers()
         for consumer in self._consumers:
             await consumer.start()
+        await self._former.start()
         for component in self._working:
             await component.start()
         await self._announcer.start()
@@ -120,9 +125,14 @@ class Runner:
     async def stop(self) -> None:
         self._is_draining = True
         await stop_all([self._announcer])
-        await asyncio.gather(*(self._drained(consumer) for consumer in self._consumers))
+        await self._former.stop()
+        await asyncio.gather(*(self._drained(consumer) for consumer in self._every_consumer))
         await stop_all([*([self.out] if self.service.has_database else []), *self._working])
         await self._state.aclose()
+
+    @property
+    def _every_consumer(self) -> list[Consumer]:
+        return [*self._consumers, *self._former.consumers]
 
     async def _drained(self, consumer: Consumer) -> None:
         try:
@@ -142,8 +152,10 @@ class Runner:
             consumers.append(Consumer(self._transport, queue, one_by_one(process), **room))
         return consumers
 
-    def _consumer_of(self, endpoint: Endpoint) -> Consumer:
-        handler, queue, prefetch = endpoint.handler, endpoint.queue(self.names), self._settings.prefetch
+    def _consumer_of(self, endpoint: Endpoint, queue: Queue | None = None) -> Consumer:
+        """Of the endpoint's queue, or of one that it had."""
+        handler, prefetch = endpoint.handler, self._settings.prefetch
+        queue = queue or endpoint.queue(self.names)
         if handler.batch > 1:  # one batch at a time unless asked for: handlers that lock rows would wait for each other
             batches = Batches(self.pipeline, endpoint)
             room = {"prefetch": max(prefetch, BATCHES_AHEAD * handler.batch), "concurrency": handler.concurrency or 1}
