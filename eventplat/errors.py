@@ -143,6 +143,13 @@ class TopologyMissing(BrokerError):
     next_move = "Run `eventplat topology apply` before the processes of this release start"
 
 
+class ForeignQueueMissing(TopologyMissing):
+    """A queue that another system is to declare is not there."""
+
+    code = "EP206"
+    next_move = "Start the system that declares it, or mend queue=: eventplat never declares what it did not make"
+
+
 class TopologyMismatch(BrokerError):
     """A queue or exchange exists with other arguments, which cannot be changed in place."""
 
@@ -231,6 +238,13 @@ class OtherBody(TransactionError):
 
     code = "EP502"
     next_move = "Send another message under an id, or Idempotency-Key, of its own"
+
+
+class NotForeign(TransactionError):
+    """Raw bytes for an exchange of the platform: they would be in nobody's log and under nobody's contract."""
+
+    code = "EP503"
+    next_move = "Publish or send a message class; send_raw is for exchanges and queues of other systems"
 
 
 # --- EP6 sagas ------------------------------------------------------------------------------------

@@ -86,7 +86,7 @@ class Caller:
             TooLarge: The reply is over the limits of a message.
             TimeoutError: It did not return within its timeout.
         """
-        principal = self.authorise(endpoint, envelope)
+        principal = self.authorise(endpoint, envelope) if endpoint.handler.foreign is None else ANONYMOUS
         if endpoint.handler.is_saga:
             assert self.orchestrator is not None  # noqa: S101 - made where a handler is a saga
             await self.orchestrator.begin(work, endpoint.identity, message, envelope)

@@ -35,13 +35,14 @@ from eventplat.messages.message import Command, Event, Message, Query
 from eventplat.retry import Duration, seconds
 from eventplat.routing.request_reply import Requester
 from eventplat.service.outgoing import Outgoings
+from eventplat.service.raw import SendsRaw
 from eventplat.settings import Settings, load
 from eventplat.transactions.unit_of_work import UnitOfWork
 
 R = TypeVar("R")
 
 
-class Transaction:
+class Transaction(SendsRaw):
     """An open transaction: rows through `db`, messages through `publish` and `send`, all or nothing."""
 
     def __init__(self, work: UnitOfWork, session: AsyncSession | None = None) -> None:

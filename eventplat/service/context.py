@@ -20,6 +20,7 @@ from eventplat.retry import Duration, seconds
 from eventplat.sagas import store
 from eventplat.sagas.steps import SagaView, view_of
 from eventplat.security.principal import Principal
+from eventplat.service.raw import SendsRaw
 from eventplat.transactions.unit_of_work import UnitOfWork
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 S = TypeVar("S", default=None)
 
 
-class _Shared(Generic[S]):
+class _Shared(SendsRaw, Generic[S]):
     """What both kinds of handler see."""
 
     def __init__(

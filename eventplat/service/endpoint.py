@@ -5,7 +5,7 @@ Next: service.pipeline
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 from eventplat.broker.topology import COMMANDS, DEAD, EVENTS, QUERIES, REPLIES, Binding, Names, Queue, Topology, binding_key
 from eventplat.discovery.instance import AnnouncedHandler, AnnouncedRoute, Manifest
 from eventplat.errors import Malformed, NoOwner, UnknownType
+from eventplat.messages.codec import Foreign, Properties, to_envelope
 from eventplat.messages.envelope import Envelope
 from eventplat.messages.message import Message, WireName, reply_type
 from eventplat.messages.versions import Reading, readings
@@ -68,13 +69,29 @@ class Endpoint:
         """Whether a message of this type is the handler's; another one of the stream only moves its watermark."""
         return self._reading(type_) is not None
 
-    def read(self, envelope: Envelope) -> Message:
-        """The message in `envelope`, upcast where it is an older one.
+    def envelope(self, properties: Properties, body: bytes, *, id_: str | None = None) -> Envelope:
+        """What came to this handler.
+
+        Args:
+            id_: Of a foreign message that is kept under it already.
+
+        Raises:
+            Malformed: It is no message.
+        """
+        if self.handler.foreign is None:
+            return to_envelope(properties, body)
+        envelope = self.handler.foreign.envelope(properties, body)
+        return envelope if id_ is None else replace(envelope, id=id_)
+
+    def read(self, envelope: Envelope) -> Any:
+        """The message in `envelope`, upcast where it is an older one; what `decode` makes of a foreign one.
 
         Raises:
             UnknownType: An event of a name or version that this release does not know.
             Malformed: It is another handler's, or no message of its type.
         """
+        if self.handler.foreign is not None and isinstance(envelope, Foreign):
+            return self.handler.foreign.read(envelope.properties, envelope.body)
         reading = self._reading(envelope.type)
         if reading is None:
             said = f"{envelope.type} came to {self.identity}, which handles {', '.join(self.types)}"
@@ -82,7 +99,9 @@ class Endpoint:
         return reading.read(envelope.body)
 
     def queue(self, names: Names) -> Queue:
-        """The queue it reads, with its bindings."""
+        """The queue it reads, with its bindings; of another system's, its name."""
+        if self.handler.foreign is not None:
+            return Queue(self.handler.foreign.name, "classic")
         kind, dead = self.handler.message.kind, Binding(names.exchange(DEAD), self.service)
         if kind == "query":
             return Queue(names.queue(self.name), "classic", self._bindings(names.exchange(QUERIES)))
@@ -91,6 +110,8 @@ class Endpoint:
 
     def former_queues(self, names: Names) -> tuple[Queue, ...]:
         """The queues that it had: read where they are still there, declared by nobody."""
+        if self.handler.foreign is not None:
+            return ()
         return tuple(Queue(names.queue(name), "quorum", single_active=self.handler.ordered) for name in self.former)
 
     def _bindings(self, exchange: str) -> tuple[Binding, ...]:
@@ -158,7 +179,8 @@ def topology(service: Service[Any], names: Names) -> Topology:
     queues = [dead, operations_queue(service.name, names)]
     if any(handler.is_saga for handler in service.handlers):
         queues.append(replies_queue(service.name, names))
-    return Topology(names.exchanges(), (*queues, *(endpoint.queue(names) for endpoint in endpoints(service))))
+    own = [endpoint.queue(names) for endpoint in endpoints(service) if endpoint.handler.foreign is None]
+    return Topology(names.exchanges(), (*queues, *own))
 
 
 def operations_queue(service: str, names: Names) -> Queue:
@@ -176,7 +198,8 @@ def replies_queue(service: str, names: Names) -> Queue:
 
 def manifest(service: Service[Any], version: str) -> Manifest:
     """What this release of the service can do."""
-    return Manifest(service=service.name, version=version, handlers=tuple(endpoint.announced() for endpoint in endpoints(service)))
+    said = [endpoint.announced() for endpoint in endpoints(service) if endpoint.handler.foreign is None]
+    return Manifest(service=service.name, version=version, handlers=tuple(said))
 
 
 def owners(*services: Service[Any]) -> dict[type[Message], str]:

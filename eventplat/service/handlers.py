@@ -18,10 +18,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, cast, overload
 
+from pydantic import BaseModel
 from typing_extensions import TypeVar
 
 from eventplat.discovery.route import Route
 from eventplat.errors import BadHandler
+from eventplat.messages.codec import Properties
+from eventplat.messages.foreign import Decode, ForeignMessage, ForeignQueue
 from eventplat.messages.message import Event, Message
 from eventplat.retry import Duration, Retry, seconds
 
@@ -37,6 +40,8 @@ M = TypeVar("M", bound=Message)
 M_co = TypeVar("M_co", bound=Message, covariant=True)
 E = TypeVar("E", bound=Event)
 F = TypeVar("F", bound=Callable[..., object])
+T = TypeVar("T")
+B = TypeVar("B", bound=BaseModel)
 
 
 class Request(Protocol[M_co, R]):
@@ -53,6 +58,15 @@ class Handles(Protocol[M, R, S]):
     def __call__(self, function: Callable[[M, Context[S]], Awaitable[R]]) -> Callable[[M, Context[S]], Awaitable[R]]: ...
     @overload
     def __call__(self, function: Callable[[M, SyncContext[S]], R]) -> Callable[[M, SyncContext[S]], R]: ...
+
+
+class Takes(Protocol[T, S]):
+    """Decorates `async def f(message: T, ctx: Context[S]) -> None`, or a `def` with a `SyncContext[S]`."""
+
+    @overload
+    def __call__(self, function: Callable[[T, Context[S]], Awaitable[None]]) -> Callable[[T, Context[S]], Awaitable[None]]: ...
+    @overload
+    def __call__(self, function: Callable[[T, SyncContext[S]], None]) -> Callable[[T, SyncContext[S]], None]: ...
 
 
 class Sagas(Protocol[M, R]):
@@ -88,6 +102,7 @@ class Handler:
     saga_id: str | None = None             # the field of the command that names the saga
     saga_version: int = 1
     saga_timeout_s: float | None = None
+    foreign: ForeignQueue | None = None    # it takes no message of ours: `message` only stands in
 
     @property
     def is_async(self) -> bool:
@@ -183,6 +198,51 @@ class Handlers(Generic[S]):
         declare = self._declare(event, name, None, requires, formerly=former, start=start, ordered=ordered, concurrency=concurrency,
                              batch=batch, retry=retry, timeout_s=seconds(timeout))  # fmt: skip
         return cast("Handles[E, None, S]", declare)
+
+    @overload
+    def consume(
+        self, *, queue: str, decode: type[B], id: Callable[[B], object] | str | None = None, name: str | None = None,
+        formerly: str | Sequence[str] = (), concurrency: int | None = None, retry: Retry | None = None, timeout: Duration = 60,
+    ) -> Takes[B, S]: ...  # fmt: skip
+    @overload
+    def consume(
+        self, *, queue: str, decode: Callable[[bytes, Properties], T], id: Callable[[T], object] | str | None = None,
+        name: str | None = None, formerly: str | Sequence[str] = (), concurrency: int | None = None, retry: Retry | None = None,
+        timeout: Duration = 60,
+    ) -> Takes[T, S]: ...  # fmt: skip
+    @overload
+    def consume(
+        self, *, queue: str, decode: None = None, id: Callable[[dict[str, Any]], object] | str | None = None,
+        name: str | None = None, formerly: str | Sequence[str] = (), concurrency: int | None = None, retry: Retry | None = None,
+        timeout: Duration = 60,
+    ) -> Takes[dict[str, Any], S]: ...  # fmt: skip
+    def consume(
+        self,
+        *,
+        queue: str,
+        decode: Decode | type[BaseModel] | None = None,
+        id: Callable[[Any], object] | str | None = None,  # noqa: A002 - the word a reader expects
+        name: str | None = None,
+        formerly: str | Sequence[str] = (),
+        concurrency: int | None = None,
+        retry: Retry | None = None,
+        timeout: Duration = 60,
+    ) -> Any:
+        """Read a queue that eventplat did not declare and another system writes: the same transaction, inbox and retries.
+
+        Args:
+            queue: Its name on the broker, without a prefix. It must be there: it is looked for, never declared.
+            decode: `(body, properties) -> T`, pure; or a pydantic model. Default: the JSON as a dictionary. What it cannot
+                read is parked as dead, with the reason.
+            id: What tells a copy from a new message: a function of what `decode` made, or the name of a property or header.
+                Default: the `message_id` that the other system sets.
+            name: Identity in the inbox; default: `from-<queue>`.
+            formerly: Names that it had, the oldest first: the inbox goes on under the oldest.
+            concurrency, retry, timeout: As for `handles`.
+        """
+        former = (formerly,) if isinstance(formerly, str) else tuple(formerly)
+        return self._declare(ForeignMessage, name, None, (), formerly=former, foreign=ForeignQueue(queue, decode, id),
+                             concurrency=concurrency, retry=retry, timeout_s=seconds(timeout))  # fmt: skip
 
     def saga(
         self,

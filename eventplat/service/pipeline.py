@@ -19,15 +19,14 @@ import json
 import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import Any
 
 from pydantic import ValidationError
 
 from eventplat.broker.transport import Delivery
 from eventplat.errors import EventplatError, Malformed, Rejected, UnknownType
 from eventplat.failpoints import failpoint
-from eventplat.messages.codec import to_envelope
 from eventplat.messages.envelope import DONE, FAILED, REJECTED, RUNNING, VOID, Envelope
-from eventplat.messages.message import Message
 from eventplat.observability.logs import logged_as
 from eventplat.service.call import Caller
 from eventplat.service.endpoint import Endpoint
@@ -39,6 +38,7 @@ from eventplat.transactions.unit_of_work import Transactions, UnitOfWork
 logger = logging.getLogger(__name__)
 
 ISOLATE_AT = 3              # deliveries counted by the broker
+ISOLATE_FOREIGN_AT = 1      # a classic queue counts no further
 UNACKED_S_MAX = 600.0       # a third of RabbitMQ's consumer timeout of 30 minutes
 NEWER_WAIT_US = 1_000_000     # until an event that this release does not know is looked at again
 NEWER_US_MAX = 3_600_000_000  # a rolling upgrade is over by then
@@ -56,7 +56,7 @@ class Pipeline:
         """Handle one delivery and settle it exactly once."""
         failpoint("consumer.received")
         try:
-            envelope = to_envelope(delivery.properties, delivery.body)
+            envelope = endpoint.envelope(delivery.properties, delivery.body)
         except Malformed as error:
             done = await self.reliably(partial(self.transactions.park, endpoint.identity, delivery, error))
         else:
@@ -87,7 +87,7 @@ class Pipeline:
 
     async def run_pending(self, endpoint: Endpoint, row: Pending) -> None:
         """Run one row of `pending`, whose attempt has been counted."""
-        envelope = row.envelope()
+        envelope = endpoint.envelope(row.properties, row.body, id_=row.message_id)
         with logged_as(envelope, endpoint.identity):
             await self._run_pending(endpoint, row, envelope)
 
@@ -113,7 +113,7 @@ class Pipeline:
             await self._failed(endpoint, envelope, error, row.attempts)
 
     async def _receive(self, endpoint: Endpoint, envelope: Envelope, delivery: Delivery) -> None:
-        if delivery.delivery_count >= ISOLATE_AT:
+        if delivery.delivery_count >= (ISOLATE_AT if endpoint.handler.foreign is None else ISOLATE_FOREIGN_AT):
             await self._isolate(endpoint, envelope, delivery)
             return
         try:
@@ -153,7 +153,7 @@ class Pipeline:
             await inbox.settle(work.connection, endpoint.consumer, envelope.id, "done", outcome)
         work.answer(envelope, DONE, outcome)
 
-    def read(self, endpoint: Endpoint, envelope: Envelope) -> Message:
+    def read(self, endpoint: Endpoint, envelope: Envelope) -> Any:
         """The message in `envelope`.
 
         Raises:

@@ -18,10 +18,11 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from eventplat.broker.consumer import Consumer, one_by_one
-from eventplat.broker.topology import Names, Queue
+from eventplat.broker.topology import Names, Queue, Topology
 from eventplat.broker.transport import Delivery, Transport
 from eventplat.clock import Clock
 from eventplat.discovery.announcer import Announcer
+from eventplat.errors import ForeignQueueMissing, TopologyMissing
 from eventplat.lifecycle import Component, stop_all
 from eventplat.messages.ids import Chance
 from eventplat.sagas.orchestrator import Orchestrator
@@ -107,6 +108,7 @@ class Runner:
             await self.out.start(self.service.tables)
         wanted = topology(self.service, self.names)
         await (self._transport.declare(wanted) if self._settings.declares_at_start else self._transport.verify(wanted))
+        await self._look_for_foreign_queues()
         self._caller.state = await self._state.enter_async_context(self.service.lifespan())
         for endpoint in self._endpoints:
             if endpoint.handler.ordered:
@@ -129,6 +131,19 @@ class Runner:
         await asyncio.gather(*(self._drained(consumer) for consumer in self._every_consumer))
         await stop_all([*([self.out] if self.service.has_database else []), *self._working])
         await self._state.aclose()
+
+    async def _look_for_foreign_queues(self) -> None:
+        """Refuse to start without them. On the embedded broker, where nobody else could, they are made."""
+        for endpoint in self._endpoints:
+            if endpoint.handler.foreign is None:
+                continue
+            queue = Topology(queues=(endpoint.queue(self.names),))
+            try:
+                await self._transport.verify(queue)
+            except TopologyMissing as missing:
+                if not self._settings.is_embedded:
+                    raise ForeignQueueMissing(f"{endpoint.identity} reads a foreign queue: {missing.args[0]}") from missing
+                await self._transport.declare(queue)
 
     @property
     def _every_consumer(self) -> list[Consumer]:

@@ -96,6 +96,9 @@ class Service(Handlers[S]):
         message = handler.message
         if message.kind != "event":
             return (self.named(message.wire),)
+        if handler.foreign is not None:
+            own = handler.name or f"from-{'-'.join(re.findall('[a-z0-9]+', handler.foreign.name.lower()))}"
+            return tuple(f"{self.name}.{name}" for name in (*handler.formerly, own))
         of_event = (f"on-{wire.name}" for wire in (*message.former, message.wire))
         given = (*handler.formerly, *((handler.name,) if handler.name else of_event))
         return tuple(dict.fromkeys(f"{self.name}.{name}" for name in given))
@@ -136,7 +139,7 @@ class Service(Handlers[S]):
     def _check_database(self) -> None:
         if self.has_database:
             return
-        needing = [h.function.__qualname__ for h in self.handlers if h.is_saga or h.ordered or h.batch > 1]
+        needing = [h.function.__qualname__ for h in self.handlers if h.is_saga or h.ordered or h.batch > 1 or h.foreign]
         needing += [tick.name for tick in self.ticks]
         if needing or self.tables is not None:
             raise BadHandler(f"{self.name} has database=False: {', '.join(needing) or 'tables='} cannot do without one")

@@ -18,19 +18,20 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction, UOWTransaction
 
+from eventplat.broker.refusal import refusal
 from eventplat.broker.topology import COMMANDS, EVENTS, REPLIES, Names, owner_of, routing_key
 from eventplat.broker.transport import Delivery, Transport
 from eventplat.clock import Clock
-from eventplat.errors import BrokerUnavailable, CommitUnknown, Malformed, NoDatabase, NoOwner
+from eventplat.errors import BrokerUnavailable, CommitUnknown, Malformed, NoDatabase, NoOwner, NotForeign, TooLarge
 from eventplat.failpoints import failpoint
-from eventplat.messages.codec import check_key, check_size
+from eventplat.messages.codec import BODY_BYTES_MAX, Foreign, Properties, check_key, check_size
 from eventplat.messages.envelope import Envelope
 from eventplat.messages.ids import Chance, derived_id, new_id
 from eventplat.messages.message import Command, Event, Message
@@ -96,6 +97,28 @@ class Sender:
         is_event = message.kind == "event"
         exchange = self.names.exchange(EVENTS if is_event else COMMANDS)
         return Letter(exchange, routing_key(type(message), owner, key), envelope, is_event, after_us)
+
+    def raw(self, exchange: str, routing_key: str, body: bytes, properties: Properties, *, after_us: int | None = None) -> Letter:
+        """Exact bytes for another system; under `message_id`, where it has none, our own id.
+
+        Raises:
+            NotForeign: The exchange, or the queue behind the broker's default one, is the platform's own.
+            TooLarge: Over the limit of a body.
+            Malformed: AMQP cannot carry the properties.
+        """
+        if (exchange or routing_key).startswith(self.names.exchange("")):
+            raise NotForeign(f"{exchange or routing_key!r} is the platform's own")
+        if len(body) > BODY_BYTES_MAX:
+            raise TooLarge(f"the body has {len(body):,} bytes, the limit is {BODY_BYTES_MAX:,}")
+        own = self.new_id()
+        properties = replace(
+            properties, message_id=properties.message_id or own, app_id=properties.app_id or self.service, headers=dict(properties.headers)
+        )
+        envelope = Foreign(id=own, type=properties.type or "", body=body, correlation_id=own, properties=properties)
+        letter = Letter(exchange, routing_key, envelope, after_us=after_us)
+        if (refused := refusal(letter.outgoing())) is not None:
+            raise Malformed(refused.reason)
+        return letter
 
     def answer(self, request: Envelope, type_: str, body: bytes) -> Letter:
         """The reply to `request`; its id is derived, so that answering again is free.
@@ -181,6 +204,10 @@ class UnitOfWork:
     def send(self, command: Command[object], *, after_s: float = 0) -> str:
         """An outbox row for `command`; returns its id."""
         return self.post(self.sender.letter(command, cause=self.cause, after_us=_microseconds(after_s)))
+
+    def send_raw(self, exchange: str, routing_key: str, body: bytes, properties: Properties, *, after_s: float = 0) -> str:
+        """An outbox row for another system; returns its id."""
+        return self.post(self.sender.raw(exchange, routing_key, body, properties, after_us=_microseconds(after_s)))
 
     def post(self, letter: Letter) -> str:
         """Let `letter` leave with this transaction; returns its id."""

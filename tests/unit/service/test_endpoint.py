@@ -120,6 +120,24 @@ def test_the_manifest_says_everything_that_is_read_and_each_route_once() -> None
     assert "quantity" not in said[1].schema_["properties"]
 
 
+def test_a_foreign_queue_is_read_declared_by_nobody_and_announced_to_nobody() -> None:
+    shop = Service("shop")
+    shop.consume(queue="Legacy.ORDERS_2")(nothing)
+    (endpoint,) = endpoints(shop)
+
+    assert (endpoint.identity, endpoint.queue(Names()).name) == ("shop.from-legacy-orders-2", "Legacy.ORDERS_2")
+    assert "Legacy.ORDERS_2" not in [queue.name for queue in topology(shop, Names()).queues]
+    assert manifest(shop, "1").handlers == ()
+
+
+def test_a_foreign_queue_needs_a_database() -> None:
+    shop = Service("shop", database=False)
+    shop.consume(queue="legacy.orders")(nothing)
+
+    with pytest.raises(BadHandler, match="database=False"):
+        endpoints(shop)
+
+
 def test_two_names_that_meet_are_refused() -> None:
     mail = Service("mail")
     mail.on(Placed, name="thank", formerly="greet")(nothing)
