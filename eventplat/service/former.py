@@ -19,7 +19,7 @@ from eventplat.lifecycle import Loop
 
 logger = logging.getLogger(__name__)
 
-EVERY_S = 10.0
+EVERY_S = 60.0
 
 
 class Former:

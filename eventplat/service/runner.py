@@ -80,6 +80,7 @@ class Runner:
         self._announcer = Announcer(
             transport, self.names, manifest(service, _version()), self.out.owner.id, clock, settings.heartbeat_s,
             state=lambda: "draining" if self._is_draining else "ready", in_flight=lambda: self.in_flight, chance=chance,
+            on_manifest=self.out.unrouted.hear if service.has_database else None,
         )  # fmt: skip
         # a service without a database has nothing to own, relay, retry or time; an unopened pool costs nothing
         self._working: list[Component] = [self._retries, self._caller, self._ticker] if service.has_database else []
@@ -122,6 +123,8 @@ class Runner:
         for component in self._working:
             await component.start()
         await self._announcer.start()
+        if self.service.has_database and await self.out.unrouted.has_any():
+            await self._announcer.ask()
         logger.info("%s is ready: %d handlers", self.service.name, len(self._endpoints))
 
     async def stop(self) -> None:

@@ -48,7 +48,8 @@ class Dispatcher:
 
     def __init__(self, database: Database, transport: Transport, names: Names, owner: Owner, clock: Clock) -> None:
         self._database, self._transport, self._owner, self._clock = database, transport, owner, clock
-        self._events = names.exchange(EVENTS)
+        self.events = names.exchange(EVENTS)
+        self.on_unrouted: Callable[[], None] = lambda: None   # events were marked as unrouted
         self._waiting: deque[tuple[str, Outgoing]] = deque()
         self._known: set[str] = set()              # waiting, published or confirmed, and not deleted yet
         self._settling: list[tuple[str, Outgoing, Outcome]] = []
@@ -190,8 +191,8 @@ class Dispatcher:
             failpoint("dispatch.after_settle")
 
     async def _write_off(self, owner: str, settling: Sequence[tuple[str, Outgoing, Outcome]]) -> None:
-        unrouted = [id_ for id_, sent, outcome in settling if isinstance(outcome, Returned) and sent.exchange == self._events]
-        homeless = [id_ for id_, sent, outcome in settling if isinstance(outcome, Returned) and sent.exchange != self._events]
+        unrouted = [id_ for id_, sent, outcome in settling if isinstance(outcome, Returned) and sent.exchange == self.events]
+        homeless = [id_ for id_, sent, outcome in settling if isinstance(outcome, Returned) and sent.exchange != self.events]
         confirmed = [id_ for id_, _, outcome in settling if isinstance(outcome, Confirmed)]
         nacked = [(id_, outcome) for id_, _, outcome in settling if not isinstance(outcome, Confirmed | Returned)]
         for id_, outcome in nacked:
@@ -203,6 +204,8 @@ class Dispatcher:
             await outbox.mark_unrouted(connection, unrouted)
             await outbox.postpone(connection, owner, homeless, wait_us=RETURNED_WAIT_US)
             await outbox.postpone(connection, owner, [id_ for id_, _ in nacked], wait_us=NACKED_WAIT_US)
+        if unrouted:
+            self.on_unrouted()
 
 
 async def _published() -> None:
