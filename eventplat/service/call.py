@@ -25,6 +25,7 @@ from eventplat.sagas.orchestrator import Orchestrator
 from eventplat.security.grant import GrantVerifier
 from eventplat.security.policies import missing_scopes
 from eventplat.security.principal import ANONYMOUS, Principal
+from eventplat.service.asking import Asker
 from eventplat.service.context import Context, SyncContext
 from eventplat.service.endpoint import Endpoint
 from eventplat.service.handlers import Tick
@@ -53,6 +54,7 @@ class Caller:
         clock: Clock,
     ) -> None:
         self.service = service
+        self.asker: Asker | None = None
         self.state: Any = None
         self._verifier, self._settings, self._clock = verifier, settings, clock
         self._by_type = {endpoint.wire_type: endpoint for endpoint in endpoints}
@@ -156,7 +158,7 @@ class Caller:
     ) -> Any:
         given: dict[str, Any] = {
             "state": self.state, "envelope": envelope, "principal": principal, "now": self._clock.now(),
-            "consumer": endpoint.identity, "attempt": attempt,
+            "consumer": endpoint.identity, "attempt": attempt, "asker": self.asker,
         }  # fmt: skip
         handler = endpoint.handler
         innermost: Callable[[Message, Context[Any]], Awaitable[Any]] = handler.function

@@ -102,6 +102,7 @@ class Handler:
     saga_id: str | None = None             # the field of the command that names the saga
     saga_version: int = 1
     saga_timeout_s: float | None = None
+    is_late: bool = False                  # the transaction begins when it is first needed
     foreign: ForeignQueue | None = None    # it takes no message of ours: `message` only stands in
 
     @property
@@ -147,6 +148,7 @@ class Handlers(Generic[S]):
         batch: int = 1,
         retry: Retry | None = None,
         timeout: Duration = 60,
+        transaction: Literal["early", "late"] = "early",
     ) -> Handles[M, R, S]:
         """Handle a command or query: this service owns it.
 
@@ -162,12 +164,14 @@ class Handlers(Generic[S]):
                 written in one statement for the batch; a statement of the handler's own costs a round trip each.
             retry: For exceptions other than `Rejected`; default: the service's.
             timeout: For one attempt. A `def` handler's thread cannot be stopped: there it means that the attempt failed.
+            transaction: "late" begins it with the first statement on `ctx.db`, or when the handler returns; until then it may
+                `await ctx.ask(...)`. What a copy of the message asks meanwhile is asked twice, what it writes is written once.
 
         Raises:
             BadHandler: The function's signature or the route does not fit the message.
         """
         declare = self._declare(message, None, http, requires, owner=owner, ordered=ordered, concurrency=concurrency,
-                             batch=batch, retry=retry, timeout_s=seconds(timeout))  # fmt: skip
+                             batch=batch, retry=retry, timeout_s=seconds(timeout), is_late=transaction == "late")  # fmt: skip
         return cast("Handles[M, R, S]", declare)
 
     def on(
@@ -183,6 +187,7 @@ class Handlers(Generic[S]):
         batch: int = 1,
         retry: Retry | None = None,
         timeout: Duration = 60,
+        transaction: Literal["early", "late"] = "early",
     ) -> Handles[E, None, S]:
         """Subscribe to an event, with a queue of its own; see `handles` for the shared arguments.
 
@@ -196,7 +201,7 @@ class Handlers(Generic[S]):
         """
         former = (formerly,) if isinstance(formerly, str) else tuple(formerly)
         declare = self._declare(event, name, None, requires, formerly=former, start=start, ordered=ordered, concurrency=concurrency,
-                             batch=batch, retry=retry, timeout_s=seconds(timeout))  # fmt: skip
+                             batch=batch, retry=retry, timeout_s=seconds(timeout), is_late=transaction == "late")  # fmt: skip
         return cast("Handles[E, None, S]", declare)
 
     @overload
@@ -310,6 +315,8 @@ def _check(handler: Handler) -> None:
         raise BadHandler(f"{handler.function.__qualname__}: batch= goes with commands and with events that are not ordered")
     if handler.ordered and handler.message.kind != "event":
         raise BadHandler(f"{handler.function.__qualname__}: only events are numbered, so only a subscription can be ordered=True")
+    if handler.is_late and (handler.ordered or handler.batch > 1 or not handler.is_async):
+        raise BadHandler(f"{handler.function.__qualname__}: transaction=\"late\" goes with an `async def`, without ordered= and batch=")
     if handler.is_saga and not handler.is_async:
         raise BadHandler(f"{handler.function.__qualname__}: a saga is an `async def`")
     if handler.saga_id is not None and handler.saga_id not in handler.message.model_fields:

@@ -8,6 +8,7 @@ Failure    the attempt is rolled back, recorded in `pending` in a short transact
 Rejected   is an outcome: rolled back too, then recorded and answered in a transaction of its own.
 Copies     a settled message is answered from its recorded outcome; a pending one is acked without running.
 Unknown    an event of a newer version is not this release's to judge: it waits in `pending` for an instance that knows it.
+Late       a handler that asks others first: its transaction begins, with the claim, when it needs it.
 Poison     a message that the broker counted three times is not run from the wire: it becomes `isolated`.
 
 Next: transactions.unit_of_work
@@ -33,7 +34,7 @@ from eventplat.service.endpoint import Endpoint
 from eventplat.storage.failures import is_transient
 from eventplat.transactions import inbox, pending, watermark
 from eventplat.transactions.pending import Pending
-from eventplat.transactions.unit_of_work import Transactions, UnitOfWork
+from eventplat.transactions.unit_of_work import NotTaken, Transactions, UnitOfWork
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +97,9 @@ class Pipeline:
             await self._give_up(endpoint, envelope, row.attempts - 1, None)
             return
         try:
+            is_late = endpoint.handler.is_late and envelope.undoes is None
+            if is_late and await self._late(endpoint, envelope, partial(_take_pending, endpoint, row), row.attempts):
+                return  # else it was settled meanwhile, or another runs it
             async with self.transactions.begin(envelope) as work:
                 if not await pending.lock(work.connection, row):
                     return
@@ -117,6 +121,10 @@ class Pipeline:
             await self._isolate(endpoint, envelope, delivery)
             return
         try:
+            if endpoint.handler.is_late and envelope.undoes is None and await self._is_new(endpoint, envelope):
+                take = partial(UnitOfWork.claim, consumer=endpoint.consumer, handler=endpoint.identity)
+                if await self._late(endpoint, envelope, take, 1):
+                    return  # else it is a copy that came while the first one ran: answered as any other
             async with self.transactions.begin(envelope) as work:
                 if await work.claim(endpoint.consumer, handler=endpoint.identity):
                     await self._settle(work, endpoint, envelope, 1)
@@ -129,9 +137,26 @@ class Pipeline:
                 raise
             await self._failed(endpoint, envelope, error, 1)
 
+    async def _late(self, endpoint: Endpoint, envelope: Envelope, take: Callable[[UnitOfWork], Awaitable[bool]], attempt: int) -> bool:
+        """Run a handler whose transaction begins when it first needs it; False where the message was another's then."""
+        try:
+            async with self.transactions.begin_late(envelope, take) as work:
+                await self._settle(work, endpoint, envelope, attempt)
+        except NotTaken:
+            return False
+        return True
+
+    async def _is_new(self, endpoint: Endpoint, envelope: Envelope) -> bool:
+        """Whether the message is neither settled nor pending as yet: a copy need not run as far as its transaction."""
+        async with self.transactions.database.transaction(read_only=True) as connection:
+            if await inbox.look_up(connection, endpoint.consumer, envelope.id) is not None:
+                return False
+            return not await pending.stands(connection, endpoint.identity, envelope.id)
+
     async def _settle(self, work: UnitOfWork, endpoint: Endpoint, envelope: Envelope, attempt: int) -> None:
         """Run the handler of a claimed message and record its outcome, in `work`."""
         if envelope.has_expired(self._clock.time_us()):
+            await work.begin()
             await self._void(work, endpoint, envelope)
             return
         if endpoint.handler.ordered:
@@ -150,7 +175,7 @@ class Pipeline:
         if outcome is None:
             return  # an event, or a saga that answers when it ends
         if outcome != b"null":
-            await inbox.settle(work.connection, endpoint.consumer, envelope.id, "done", outcome)
+            await inbox.settle(await work.begin(), endpoint.consumer, envelope.id, "done", outcome)
         work.answer(envelope, DONE, outcome)
 
     def read(self, endpoint: Endpoint, envelope: Envelope) -> Any:
@@ -294,6 +319,14 @@ class Pipeline:
             if not await pending.stands(work.connection, endpoint.identity, envelope.id):
                 await pending.record(work.connection, endpoint.identity, envelope, state="isolated", attempts=0, wait_us=0, error=None)
         self.wake_pending()
+
+
+async def _take_pending(endpoint: Endpoint, row: Pending, work: UnitOfWork) -> bool:
+    """Take a row of `pending` and its message; False where another has it, or it is settled."""
+    if not await pending.lock(work.connection, row):
+        return False
+    await pending.remove(work.connection, row.handler, row.message_id)
+    return await work.claim(endpoint.consumer, handler=None)
 
 
 def rejection(rejected: Rejected) -> bytes:

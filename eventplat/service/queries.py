@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import json
 import logging
+from contextlib import AsyncExitStack
+from functools import partial
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, TypeAdapter
@@ -85,8 +87,12 @@ class Queries:
 
     async def _answer(self, endpoint: Endpoint | None, envelope: Envelope) -> tuple[str, bytes]:
         try:
-            async with self._database.transaction(read_only=True) as connection:
-                work = UnitOfWork(connection, self._transactions.sender, envelope)
+            async with AsyncExitStack() as stack:
+                opening = partial(stack.enter_async_context, self._database.transaction(read_only=True))
+                # only an `async def` can ask, and is not to hold a connection meanwhile
+                work = UnitOfWork(None, self._transactions.sender, envelope, opening=opening)
+                if endpoint is None or not endpoint.handler.is_async:
+                    await work.begin()
                 if endpoint is None:
                     return await self._operation(work, envelope)
                 message = endpoint.read(envelope)

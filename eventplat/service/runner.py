@@ -27,6 +27,7 @@ from eventplat.lifecycle import Component, stop_all
 from eventplat.messages.ids import Chance
 from eventplat.sagas.orchestrator import Orchestrator
 from eventplat.security.grant import GrantVerifier
+from eventplat.service.asking import Asker
 from eventplat.service.batches import Batches
 from eventplat.service.call import Caller
 from eventplat.service.direct import Direct
@@ -67,6 +68,7 @@ class Runner:
         self.out = Outgoings(service, settings, transport, owners=owners(service, *beside), clock=clock, chance=chance)
         self._endpoints = endpoints(service)
         self._caller = Caller(service, self._endpoints, self.out.transactions, verifier, settings, clock)
+        self._asker = self._caller.asker = Asker(transport, self.out.sender)
         self.pipeline = Pipeline(self.out.transactions, self._caller)
         self._queries = Queries(self.out.transactions, self._caller)
         self._direct = Direct(self.out.sender, self._caller, transport)
@@ -132,6 +134,7 @@ class Runner:
         await stop_all([self._announcer])
         await self._former.stop()
         await asyncio.gather(*(self._drained(consumer) for consumer in self._every_consumer))
+        await self._asker.stop()
         await stop_all([*([self.out] if self.service.has_database else []), *self._working])
         await self._state.aclose()
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -36,7 +36,7 @@ from eventplat.messages.envelope import Envelope
 from eventplat.messages.ids import Chance, derived_id, new_id
 from eventplat.messages.message import Command, Event, Message
 from eventplat.storage.database import Database
-from eventplat.storage.session import HandlerSession, open_session
+from eventplat.storage.session import HandlerSession, open_late_session, open_session
 from eventplat.transactions import inbox, outbox, pending
 from eventplat.transactions.dispatch import Dispatcher
 from eventplat.transactions.outbox import Letter
@@ -149,15 +149,25 @@ class Sender:
         return owner
 
 
+Opening = Callable[[], Awaitable[AsyncConnection]]
+
+
+class NotTaken(BaseException):  # no Exception: a handler that catches those must not go on
+    """A transaction that began late found its message taken by another."""
+
+
 class UnitOfWork:
     """One transaction, from claim to commit. Made by `Transactions.begin`.
 
     Args:
         connection: None where the service has no database: what needs one raises `NoDatabase`.
+        opening: Begins the transaction, where that is left for later: awaited when the connection is first needed.
     """
 
-    def __init__(self, connection: AsyncConnection | None, sender: Sender, cause: Envelope | None) -> None:
-        self._connection, self.sender, self.cause = connection, sender, cause
+    def __init__(
+        self, connection: AsyncConnection | None, sender: Sender, cause: Envelope | None, *, opening: Opening | None = None
+    ) -> None:
+        self._connection, self.sender, self.cause, self._opening = connection, sender, cause, opening
         self._session: AsyncSession | None = None
         self._letters: list[Letter] = []
         self._answers: list[Letter] = []
@@ -170,10 +180,26 @@ class UnitOfWork:
             raise NoDatabase(f"{self.sender.service} has no database")
         return self._connection
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether a transaction is open: then nobody else may be waited for."""
+        return self._connection is not None
+
+    async def begin(self) -> AsyncConnection:
+        """The connection of this transaction, which begins now where it has not.
+
+        Raises:
+            NotTaken: It was begun late, and the message has been taken by another meanwhile.
+        """
+        if self._connection is None and self._opening is not None:
+            self._connection = await self._opening()
+        return self.connection
+
     def session(self) -> AsyncSession:
         """The handler's session, in this transaction; opened when first asked for."""
         if self._session is None:
-            self._session = open_session(self.connection)
+            is_late = self._connection is None and self._opening is not None
+            self._session = open_late_session(self.begin) if is_late else open_session(self.connection)
             self._session.info[UnitOfWork] = self
         return self._session
 
@@ -211,7 +237,7 @@ class UnitOfWork:
 
     def post(self, letter: Letter) -> str:
         """Let `letter` leave with this transaction; returns its id."""
-        if self._connection is None and letter.after_us is not None:
+        if self._connection is None and self._opening is None and letter.after_us is not None:
             raise NoDatabase(f"{self.sender.service} has no database to keep a delayed message in")
         self._letters.append(letter)
         return letter.envelope.id
@@ -246,14 +272,14 @@ class UnitOfWork:
             if letter.envelope.id == message_id:
                 self._letters.remove(letter)
                 return True
-        return await outbox.cancel(self.connection, message_id)
+        return await outbox.cancel(await self.begin(), message_id)
 
     async def flush(self, owner: str) -> tuple[list[Letter], list[Letter]]:
         """Write what is in the session and the outbox rows; returns letters and answers."""
         if self._session is not None:
             await self._session.flush()
             failpoint("consumer.mid_handler")
-        letters = await outbox.append(self.connection, self._letters, owner)
+        letters = await outbox.append(await self.begin(), self._letters, owner)
         if self._session is not None:
             await self._session.close()
         return letters, self._answers
@@ -315,6 +341,40 @@ class Transactions:
             # what follows a commit is its callback: a handler cancelled in that moment has committed all the same
             async with self.database.transaction(on_commit=lambda: self._leave(left, owner)) as connection:
                 work = UnitOfWork(connection, self.sender, cause)
+                yield work
+                left.letters, left.answers = await work.flush(owner)
+                left.calls = work.on_committed
+                failpoint("consumer.before_commit")
+        except CommitUnknown:
+            self._dispatcher.sweep()
+            raise
+
+    @asynccontextmanager
+    async def begin_late(self, cause: Envelope, take: Callable[[UnitOfWork], Awaitable[bool]]) -> AsyncIterator[UnitOfWork]:
+        """As `begin`, but nothing is open until the block first needs the database, at its end at the latest.
+
+        Args:
+            take: Makes the message this transaction's own, first of all in it; False where it is another's.
+
+        Raises:
+            NotTaken: It is another's.
+        """
+        owner, left, is_lost = self._owner.id, _Leaving(), False
+        try:
+            async with AsyncExitStack() as stack:
+
+                async def opening() -> AsyncConnection:
+                    nonlocal is_lost
+                    if is_lost:  # and the handler went on all the same
+                        raise NotTaken
+                    transaction = self.database.transaction(on_commit=lambda: self._leave(left, owner))
+                    connection = await stack.enter_async_context(transaction)
+                    if not await take(UnitOfWork(connection, self.sender, cause)):
+                        is_lost = True
+                        raise NotTaken
+                    return connection
+
+                work = UnitOfWork(None, self.sender, cause, opening=opening)
                 yield work
                 left.letters, left.answers = await work.flush(owner)
                 left.calls = work.on_committed

@@ -156,7 +156,7 @@ async def place(stage: Stage, numbers: range) -> None:
 
 
 async def handled(database: Database) -> list[int]:
-    return [n for (n,) in await rows(database, "SELECT n FROM handled")]
+    return [int(str(n)) for (n,) in await rows(database, "SELECT n FROM handled")]
 
 
 async def say(database: Database, said: str) -> bool:
