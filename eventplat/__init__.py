@@ -13,6 +13,7 @@ from eventplat.door import opened
 if TYPE_CHECKING:
     from eventplat.discovery.route import Route
     from eventplat.errors import EventplatError, Failed, Rejected, TimedOut
+    from eventplat.messages.codec import Properties
     from eventplat.messages.envelope import Envelope
     from eventplat.messages.message import Command, Event, Key, Message, Query
     from eventplat.process import run
@@ -40,6 +41,7 @@ __all__ = [
     "Middleware",
     "Next",
     "Principal",
+    "Properties",
     "Query",
     "Rejected",
     "Retry",
@@ -68,6 +70,7 @@ _HOME = {
     "Middleware": "service.service",
     "Next": "service.service",
     "Principal": "security.principal",
+    "Properties": "messages.codec",
     "Query": "messages.message",
     "Rejected": "errors",
     "Retry": "retry",

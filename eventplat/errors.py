@@ -83,6 +83,13 @@ class Malformed(MessageError):
     next_move = "Mend its sender: the same bytes are refused again"
 
 
+class UnknownType(Malformed):
+    """An event of a name or version that this release does not know: a newer one may, so it waits in `pending` for a while."""
+
+    code = "EP105"
+    next_move = "Let every instance run the newer release, declare an upcaster, or give the handler of the other version a name="
+
+
 class TooLarge(Malformed):
     """A body over the size or depth limit."""
 
@@ -134,6 +141,13 @@ class TopologyMissing(BrokerError):
 
     code = "EP203"
     next_move = "Run `eventplat topology apply` before the processes of this release start"
+
+
+class ForeignQueueMissing(TopologyMissing):
+    """A queue that another system is to declare is not there."""
+
+    code = "EP206"
+    next_move = "Start the system that declares it, or mend queue=: eventplat never declares what it did not make"
 
 
 class TopologyMismatch(BrokerError):
@@ -252,6 +266,13 @@ class OtherBody(TransactionError):
 
     code = "EP502"
     next_move = "Send another message under an id, or Idempotency-Key, of its own"
+
+
+class NotForeign(TransactionError):
+    """Raw bytes for an exchange of the platform: they would be in nobody's log and under nobody's contract."""
+
+    code = "EP503"
+    next_move = "Publish or send a message class; send_raw is for exchanges and queues of other systems"
 
 
 class NoSuchMessage(TransactionError):

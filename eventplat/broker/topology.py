@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 from eventplat.errors import NoOwner
 from eventplat.hashing import bucket_of, lane_of
-from eventplat.messages.message import Message
+from eventplat.messages.message import Message, WireName
 
 EVENTS, COMMANDS, QUERIES = "events", "commands", "queries"
 REPLIES, REGISTRY, REPLAY, DEAD = "replies", "registry", "replay", "dead"
@@ -149,9 +149,13 @@ def routing_key_of(type_: str, stream: str, key: str | None, *, is_query: bool =
     return f"{owner}.{stream}.{name}.{version}.{'-' if key is None else lane_of(bucket_of(key))}"
 
 
-def binding_key(message: type[Message], owner: str | None) -> str:
-    """The pattern that catches every lane of a message; of any owner where none is named."""
-    wire = message.wire
+def binding_key(message: type[Message], owner: str | None, wire: WireName | None = None) -> str:
+    """The pattern that catches every lane of a message; of any owner where none is named.
+
+    Args:
+        wire: One of the names that it is read under; default: its own.
+    """
+    wire = wire or message.wire
     if message.kind == "query":
         return f"{owner or '*'}.{wire.name}.v{wire.version}.one"
     stream = "*" if message.kind == "command" else wire.stream  # an undo comes in the stream of what it undoes

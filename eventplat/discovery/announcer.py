@@ -14,6 +14,8 @@ import logging
 from collections.abc import Callable
 from typing import Literal
 
+from pydantic import ValidationError
+
 from eventplat.broker.topology import REGISTRY, Binding, Names, Queue
 from eventplat.broker.transport import Delivery, Outgoing, Subscription, Transport
 from eventplat.clock import Clock
@@ -41,12 +43,14 @@ class Announcer:
     def __init__(
         self, transport: Transport, names: Names, manifest: Manifest, instance: str, clock: Clock, heartbeat_s: float, *,
         state: Callable[[], State], in_flight: Callable[[], int], chance: Chance,
+        on_manifest: Callable[[Manifest], None] | None = None,
     ) -> None:  # fmt: skip
         self._transport, self._manifest, self._instance, self._clock = transport, manifest, instance, clock
         self._exchange = names.exchange(REGISTRY)
         self._state, self._in_flight = state, in_flight
         self._digest = manifest.digest
         self._chance = chance
+        self._on_manifest = on_manifest
         self._said = manifest.model_dump_json().encode()
         self._told_at = float("-inf")     # when the manifest was last heard of, from here or another instance
         self._due_at: float | None = clock.monotonic()   # when the manifest is to be said; None: nobody asks
@@ -66,8 +70,14 @@ class Announcer:
         if self._subscription is not None:
             await self._subscription.cancel()
 
+    async def ask(self) -> None:
+        """Have everybody say what it can do."""
+        await self._say(WHO, b"{}")
+
     def _receive(self, delivery: Delivery) -> None:
         delivery.ack()
+        if delivery.properties.type == MANIFEST and self._on_manifest is not None:
+            self._tell(delivery.body)
         now = self._clock.monotonic()
         if delivery.properties.type == WHO and self._due_at is None:
             moment = JITTER_S * self._chance.getrandbits(16) / 65_536
@@ -75,6 +85,15 @@ class Announcer:
             self._loop.wake()
         elif delivery.properties.type == MANIFEST and delivery.body == self._said:
             self._due_at, self._told_at = None, now
+
+    def _tell(self, body: bytes) -> None:
+        assert self._on_manifest is not None  # noqa: S101 - asked before
+        try:
+            manifest = Manifest.model_validate_json(body)
+        except ValidationError as error:
+            logger.warning("dropped a manifest that cannot be read: %s", error.error_count())
+        else:
+            self._on_manifest(manifest)
 
     async def _turn(self) -> float | None:
         now = self._clock.monotonic()

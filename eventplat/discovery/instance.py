@@ -12,7 +12,7 @@ from __future__ import annotations
 from hashlib import blake2b
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from eventplat.messages.message import MessageKind
 
@@ -37,6 +37,7 @@ class AnnouncedHandler(_Value):
     name: str                                # identity: "stock.reserve-stock"
     kind: MessageKind
     type: str                                # wire type: "stock.reserve-stock.v1"
+    reads: tuple[str, ...] = Field(default=(), exclude_if=lambda reads: not reads)   # other types that it takes: older versions, names
     stream: str
     key_field: str | None
     schema_: dict[str, Any]                  # JSON schema of the message, additional properties refused

@@ -42,6 +42,13 @@ class Properties:
     headers: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Foreign(Envelope):
+    """A message in another system's form: it has properties of its own, and travels and is kept with those."""
+
+    properties: Properties
+
+
 _TEXT_HEADERS = ("traceparent", "causation", "key", "stream", "undoes", "grant")
 _NUMBER_HEADERS = ("seq", "prev")
 _OWN_HEADERS = (*_TEXT_HEADERS, *_NUMBER_HEADERS)
@@ -56,11 +63,13 @@ _TEXT_PROPERTIES = ("type", "correlation_id", "reply_to", "app_id", "user_id")
 
 
 def to_properties(envelope: Envelope, *, expiration_ms: int | None = None) -> Properties:
-    """The properties of `envelope`: headers only for what is there.
+    """The properties of `envelope`: headers only for what is there. Those of a foreign message are its own.
 
     Args:
         expiration_ms: Milliseconds after which the broker may drop it (queries only).
     """
+    if isinstance(envelope, Foreign):
+        return envelope.properties
     headers: dict[str, Any] = {
         name: value for name in _OWN_HEADERS if (value := getattr(envelope, name)) is not None
     }

@@ -14,18 +14,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from pydantic import TypeAdapter
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from eventplat.broker.topology import COMMANDS, EVENTS, QUERIES, routing_key_of
 from eventplat.clock import Clock
 from eventplat.errors import Rejected
-from eventplat.messages.codec import parse
 from eventplat.messages.envelope import DONE, REJECTED, Envelope
 from eventplat.messages.message import Message
+from eventplat.messages.versions import read
 from eventplat.sagas import store
 from eventplat.sagas.history import Answered, Ask, Cancelled, Decision, News, Record, stuck_paths, to_rejection, with_news
 from eventplat.sagas.replay import advance
@@ -53,7 +52,6 @@ class Definition:
     id_field: str | None
     version: int
     timeout_s: float | None
-    adapter: TypeAdapter[Any] = field(compare=False)
 
 
 @dataclass
@@ -138,7 +136,7 @@ class Execution:
 
     def _decide(self, running: Running, definition: Definition, news: News | None) -> Decision:
         history = running.history if news is None else with_news(running.history, news)
-        message = parse(definition.adapter, running.start.body)
+        message = read(definition.message, running.start.type, running.start.body)
         decision = advance(
             definition.function, message, history,
             saga_id=running.row.id, service=self._service, started_us=running.row.started_us, version=running.row.version,

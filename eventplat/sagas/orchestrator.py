@@ -24,7 +24,6 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
-from pydantic import TypeAdapter
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from eventplat.broker.transport import Delivery
@@ -72,7 +71,7 @@ class Orchestrator:
     def add(self, name: str, message: type[Message], function: Callable[..., Any], *, id_field: str | None, version: int,
             timeout_s: float | None) -> None:  # fmt: skip
         """Take in a declared saga."""
-        self._definitions[name] = Definition(name, message, function, id_field, version, timeout_s, TypeAdapter(message))
+        self._definitions[name] = Definition(name, message, function, id_field, version, timeout_s)
 
     async def start(self) -> None:
         """Watch the timers, and try the sagas that wait for a fixed deploy."""

@@ -18,13 +18,15 @@ from typing import Any
 from eventplat.clock import Clock
 from eventplat.errors import BadHandler, BadToken, HandlerCancelled, Rejected
 from eventplat.lifecycle import within
-from eventplat.messages.codec import check_size, parse
+from eventplat.messages import versions
+from eventplat.messages.codec import check_size
 from eventplat.messages.envelope import FAILED, RUNNING, Envelope
 from eventplat.messages.message import Message
 from eventplat.sagas.orchestrator import Orchestrator
 from eventplat.security.grant import GrantVerifier
 from eventplat.security.policies import missing_scopes
 from eventplat.security.principal import ANONYMOUS, Principal
+from eventplat.service.asking import Asker
 from eventplat.service.context import Context, SyncContext
 from eventplat.service.endpoint import Endpoint
 from eventplat.service.handlers import Tick
@@ -54,6 +56,7 @@ class Caller:
         clock: Clock,
     ) -> None:
         self.service = service
+        self.asker: Asker | None = None
         self.state: Any = None
         self._verifier, self._settings, self._clock = verifier, settings, clock
         self._by_type = {endpoint.wire_type: endpoint for endpoint in endpoints}
@@ -87,7 +90,7 @@ class Caller:
             TooLarge: The reply is over the limits of a message.
             TimeoutError: It did not return within its timeout.
         """
-        principal = self.authorise(endpoint, envelope)
+        principal = self.authorise(endpoint, envelope) if endpoint.handler.foreign is None else ANONYMOUS
         if endpoint.handler.is_saga:
             assert self.orchestrator is not None  # noqa: S101 - made where a handler is a saga
             await self.orchestrator.begin(work, endpoint.identity, message, envelope)
@@ -148,7 +151,8 @@ class Caller:
         endpoint = self._by_type.get(type_)
         if endpoint is None or endpoint.handler.is_saga:
             raise BadHandler(f"{self.service.name} has no handler of {type_} that can run inside its saga")
-        asked = message if message is not None else parse(endpoint.adapter, body)
+        newest = endpoint.handler.message
+        asked = versions.read(newest, type_, body) if message is None else versions.lift(message, newest)
         return await self.call(endpoint, asked, envelope, work, attempt=1)
 
     async def _run(
@@ -156,7 +160,7 @@ class Caller:
     ) -> Any:
         given: dict[str, Any] = {
             "state": self.state, "envelope": envelope, "principal": principal, "now": self._clock.now(),
-            "consumer": endpoint.identity, "attempt": attempt,
+            "consumer": endpoint.identity, "attempt": attempt, "asker": self.asker,
         }  # fmt: skip
         handler = endpoint.handler
         innermost: Callable[[Message, Context[Any]], Coroutine[Any, Any, Any]] = handler.function

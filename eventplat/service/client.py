@@ -12,7 +12,6 @@ Next: service.outgoing
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from random import SystemRandom
@@ -24,26 +23,25 @@ from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.util import await_only
 
 from eventplat.broker.connect import open_transport
-from eventplat.broker.topology import COMMANDS, QUERIES, Names, owner_of, routing_key
-from eventplat.broker.transport import Outgoing, Transport
+from eventplat.broker.topology import Names
+from eventplat.broker.transport import Transport
 from eventplat.clock import Clock, SystemClock
-from eventplat.errors import Failed, Rejected, TimedOut
-from eventplat.messages.codec import parse, to_properties
-from eventplat.messages.envelope import DONE, FAILED, REJECTED, Envelope
 from eventplat.messages.ids import Chance
-from eventplat.messages.message import Command, Event, Message, Query
+from eventplat.messages.message import Command, Event, Query
 from eventplat.retry import Duration, seconds
 from eventplat.routing.request_reply import Requester
+from eventplat.service.asking import answer_in, asked
 from eventplat.service.dead_letters import DeadLetters
 from eventplat.service.handler_control import HandlerControl
 from eventplat.service.outgoing import Outgoings
+from eventplat.service.raw import SendsRaw
 from eventplat.settings import Settings, load
 from eventplat.transactions.unit_of_work import UnitOfWork
 
 R = TypeVar("R")
 
 
-class Transaction:
+class Transaction(SendsRaw):
     """An open transaction: rows through `db`, messages through `publish` and `send`, all or nothing."""
 
     def __init__(self, work: UnitOfWork, session: AsyncSession | None = None) -> None:
@@ -204,40 +202,6 @@ class Client:
             Unroutable: No queue is bound for it.
         """
         timeout_s = seconds(timeout)
-        outgoing, envelope = self._request(request, timeout_s)
-        reply = await self._requester.ask(outgoing, request_id=envelope.id, timeout_s=timeout_s)
-        if reply.type == DONE:
-            answer: R = parse(type(request).reply_adapter(), reply.body)
-            return answer
-        raise failure(reply)
-
-    def _request(self, request: Message, timeout_s: float) -> tuple[Outgoing, Envelope]:
-        is_query = request.kind == "query"
-        owner = owner_of(type(request), None)
-        own = self._out.sender.new_id()
-        now_ms = self._clock.time_us() // 1_000
-        envelope = Envelope(
-            id=own,
-            type=type(request).wire.type_under(owner),
-            body=request.to_bytes(),
-            correlation_id=own,
-            reply_to=self._requester.reply_to,
-            app_id=self._out.sender.service,
-            user_id=self._out.sender.user_id,
-            key=request.key,
-            deadline_ms=now_ms + int(timeout_s * 1_000) if is_query else None,
-        )
-        properties = to_properties(envelope, expiration_ms=int(timeout_s * 1_000) if is_query else None)
-        exchange = self._names.exchange(QUERIES if is_query else COMMANDS)
-        key = routing_key(type(request), owner, request.key)
-        return Outgoing(exchange, key, properties, envelope.body, persistent=not is_query), envelope
-
-
-def failure(reply: Envelope) -> Exception:
-    """The exception that a reply other than DONE stands for."""
-    facts: dict[str, Any] = json.loads(reply.body or b"{}")
-    if reply.type == REJECTED:
-        return Rejected(facts.get("reason", "rejected"), status=facts.get("status", 409), **facts.get("facts", {}))
-    if reply.type == FAILED:
-        return Failed(f"{facts.get('error')} ({facts.get('code')})")
-    return TimedOut(f"the answer was {reply.type}")
+        outgoing = asked(request, self._out.sender, reply_to=self._requester.reply_to, timeout_s=timeout_s)
+        reply = await self._requester.ask(outgoing, request_id=outgoing.properties.message_id or "", timeout_s=timeout_s)
+        return answer_in(request, reply)

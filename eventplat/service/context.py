@@ -16,29 +16,34 @@ import structlog
 from sqlalchemy.util import await_only
 from typing_extensions import TypeVar
 
+from eventplat.errors import CallInsideTransaction
 from eventplat.messages.envelope import Envelope
 from eventplat.retry import Duration, seconds
 from eventplat.sagas import store
 from eventplat.sagas.steps import SagaView, view_of
 from eventplat.security.principal import Principal
+from eventplat.service.raw import SendsRaw
 from eventplat.transactions.unit_of_work import UnitOfWork
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
     from sqlalchemy.orm import Session
 
-    from eventplat.messages.message import Command, Event
+    from eventplat.messages.message import Command, Event, Query
+    from eventplat.service.asking import Asker
 
 S = TypeVar("S", default=None)
+R = TypeVar("R")
 
 
-class _Shared(Generic[S]):
+class _Shared(SendsRaw, Generic[S]):
     """What both kinds of handler see."""
 
     def __init__(
-        self, work: UnitOfWork, *, state: S, envelope: Envelope, principal: Principal, now: datetime, consumer: str, attempt: int = 1
-    ) -> None:
-        self._work, self._consumer = work, consumer
+        self, work: UnitOfWork, *, state: S, envelope: Envelope, principal: Principal, now: datetime, consumer: str, attempt: int = 1,
+        asker: Asker | None = None,
+    ) -> None:  # fmt: skip
+        self._work, self._consumer, self._asker = work, consumer, asker
         self.state: S = state
         self.envelope = envelope
         self.principal = principal
@@ -84,13 +89,27 @@ class Context(_Shared[S]):
         """The session of this transaction. It commits by itself when the handler returns."""
         return self._work.session()
 
+    async def ask(self, query: Query[R], *, timeout: Duration = 5) -> R:
+        """Ask another service and wait for its answer: in queries, without a database, or before a late transaction begins.
+
+        Raises:
+            CallInsideTransaction: A transaction is open, in which nobody may be waited for.
+            Rejected: The service said no.
+            Failed: Its handler failed.
+            TimedOut: No answer in time.
+            Unroutable: No queue is bound for it.
+        """
+        if self._work.has_begun or self._asker is None:
+            raise CallInsideTransaction(f"{self._consumer} asks {type(query).__name__} while its transaction is open")
+        return await self._asker.ask(query, cause=self.envelope, timeout_s=seconds(timeout))
+
     async def saga(self, saga_id: str, *, started_by: type[Command[Any]] | None = None) -> SagaView | None:
         """A saga of this service, its state and history; None where there is no such saga.
 
         Args:
             started_by: The command that starts it, where sagas of several commands go by the same id; default: the oldest.
         """
-        for row in await store.find(self._work.connection, saga_id):
+        for row in await store.find(await self._work.begin(), saga_id):
             if started_by is None or row.type.rpartition(".v")[0] == f"{self._work.sender.service}.{started_by.wire.name}":
                 return view_of(row, await store.steps(self._work.connection, row.command_id))
         return None

@@ -24,7 +24,7 @@ from pydantic import ValidationError
 from eventplat.broker.transport import Confirmed, Delivery, Returned, Transport
 from eventplat.errors import BrokerUnavailable, EventplatError, Malformed, NotSent, Rejected
 from eventplat.failpoints import failpoint
-from eventplat.messages.codec import parse, to_envelope
+from eventplat.messages.codec import to_envelope
 from eventplat.messages.envelope import DONE, FAILED, REJECTED, VOID, Envelope
 from eventplat.observability.logs import logged_as
 from eventplat.service.call import Caller
@@ -99,7 +99,7 @@ class Direct:
         if envelope.has_expired(self._clock.time_us()):
             work.answer(envelope, VOID, b"{}")
         else:
-            message = parse(endpoint.adapter, envelope.body)
+            message = endpoint.read(envelope)
             outcome = await self._caller.call(endpoint, message, envelope, work, attempt=attempt)
             if outcome is not None:
                 work.answer(envelope, DONE, outcome)

@@ -6,7 +6,7 @@ Next: service.pipeline
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any
@@ -17,8 +17,11 @@ from eventplat.broker.partitions import PARTITIONS_MAX, partition_name, partitio
 from eventplat.broker.topology import COMMANDS, DEAD, EVENTS, QUERIES, REPLIES, Binding, Names, Queue, Topology, binding_key
 from eventplat.broker.transport import Transport
 from eventplat.discovery.instance import AnnouncedHandler, AnnouncedRoute, Manifest
-from eventplat.errors import NoOwner
-from eventplat.messages.message import Message, reply_type
+from eventplat.errors import Malformed, NoOwner, UnknownType
+from eventplat.messages.codec import Foreign, Properties, to_envelope
+from eventplat.messages.envelope import Envelope
+from eventplat.messages.message import Message, WireName, reply_type
+from eventplat.messages.versions import Reading, readings
 from eventplat.retry import Retry, seconds
 from eventplat.service.handlers import Handler
 from eventplat.service.service import Service
@@ -26,22 +29,29 @@ from eventplat.service.service import Service
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One handler of one service."""
+    """One handler of one service.
+
+    A subscription reads everything that its event is read from, in one queue. A command's or query's handler has an
+    endpoint, and so a queue, for each wire name: code of an older release, which knows no newer one, goes on with its own.
+
+    Attributes:
+        identity: In the database: the oldest name that it had.
+        readings: The wire names that it reads, the one it is announced with first.
+        former: Names of queues that it had before.
+    """
 
     service: str
     identity: str
     handler: Handler
     retry: Retry
+    name: str                             # on the broker
+    readings: tuple[Reading, ...]
+    former: tuple[str, ...] = ()
 
     @property
     def consumer(self) -> str:
         """Whose inbox: an event's subscription; of a command, its owner, so that an undo finds it by id alone."""
         return self.identity if self.handler.message.kind == "event" else self.service
-
-    @cached_property
-    def adapter(self) -> TypeAdapter[Any]:
-        """Reads the message."""
-        return TypeAdapter(self.handler.message)
 
     @cached_property
     def replies(self) -> TypeAdapter[Any]:
@@ -50,32 +60,78 @@ class Endpoint:
 
     @cached_property
     def wire_type(self) -> str | None:
-        """The type its messages carry; None for an event of any owner."""
-        message = self.handler.message
-        owner = message.wire.owner if message.kind == "event" else self.service
-        return None if owner is None else message.wire.type_under(owner)
+        """The type that the first of its names has; None for an event of any owner."""
+        owner = self._owner(self.readings[0].wire)
+        return None if owner is None else self.readings[0].wire.type_under(owner)
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        """Every type that it reads; `*` for any owner."""
+        return tuple(reading.wire.type_under(self._owner(reading.wire) or "*") for reading in self.readings)
 
     def accepts(self, type_: str) -> bool:
         """Whether a message of this type is the handler's; another one of the stream only moves its watermark."""
-        if self.wire_type is not None:
-            return type_ == self.wire_type
-        wire = self.handler.message.wire
-        return type_.partition(".")[2] == f"{wire.name}.v{wire.version}"
+        return self._reading(type_) is not None
+
+    def envelope(self, properties: Properties, body: bytes, *, id_: str | None = None) -> Envelope:
+        """What came to this handler.
+
+        Args:
+            id_: Of a foreign message that is kept under it already.
+
+        Raises:
+            Malformed: It is no message.
+        """
+        if self.handler.foreign is None:
+            return to_envelope(properties, body)
+        envelope = self.handler.foreign.envelope(properties, body)
+        return envelope if id_ is None else replace(envelope, id=id_)
+
+    def read(self, envelope: Envelope) -> Any:
+        """The message in `envelope`, upcast where it is an older one; what `decode` makes of a foreign one.
+
+        Raises:
+            UnknownType: An event of a name or version that this release does not know.
+            Malformed: It is another handler's, or no message of its type.
+        """
+        if self.handler.foreign is not None and isinstance(envelope, Foreign):
+            return self.handler.foreign.read(envelope.properties, envelope.body)
+        reading = self._reading(envelope.type)
+        if reading is None:
+            said = f"{envelope.type} came to {self.identity}, which handles {', '.join(self.types)}"
+            raise UnknownType(said) if self.handler.message.kind == "event" else Malformed(said)
+        return reading.read(envelope.body)
 
     def queue(self, names: Names) -> Queue:
-        """The queue it reads, with its bindings."""
-        message = self.handler.message
-        if message.kind == "query":
-            binding = Binding(names.exchange(QUERIES), binding_key(message, self.service))
-            return Queue(names.queue(self.identity), "classic", (binding,))
-        if message.kind == "command":
-            binding = Binding(names.exchange(COMMANDS), binding_key(message, self.service))
-        elif self.handler.ordered:
-            binding = Binding(names.exchange(EVENTS), f"{message.wire.owner or '*'}.{message.wire.stream}.*.*.*")
+        """The queue it reads, with its bindings; of another system's, its name."""
+        if self.handler.foreign is not None:
+            return Queue(self.handler.foreign.name, "classic")
+        kind, dead = self.handler.message.kind, Binding(names.exchange(DEAD), self.service)
+        if kind == "query":
+            return Queue(names.queue(self.name), "classic", self._bindings(names.exchange(QUERIES)))
+        bindings = self._bindings(names.exchange(COMMANDS if kind == "command" else EVENTS))
+        return Queue(names.queue(self.name), "quorum", bindings, single_active=self.handler.ordered, dead_letter=dead)
+
+    def former_queues(self, names: Names) -> tuple[Queue, ...]:
+        """The queues that it had: read where they are still there, declared by nobody."""
+        if self.handler.foreign is not None:
+            return ()
+        return tuple(Queue(names.queue(name), "quorum", single_active=self.handler.ordered) for name in self.former)
+
+    def _bindings(self, exchange: str) -> tuple[Binding, ...]:
+        """For each name that it reads; an ordered handler needs whole streams."""
+        if self.handler.ordered:
+            keys = [f"{reading.wire.owner or '*'}.{reading.wire.stream}.*.*.*" for reading in self.readings]
         else:
-            binding = Binding(names.exchange(EVENTS), binding_key(message, message.wire.owner))
-        dead = Binding(names.exchange(DEAD), self.service)
-        return Queue(names.queue(self.identity), "quorum", (binding,), single_active=self.handler.ordered, dead_letter=dead)
+            keys = [binding_key(self.handler.message, self._owner(each.wire), each.wire) for each in self.readings]
+        return tuple(Binding(exchange, key) for key in dict.fromkeys(keys))
+
+    def _reading(self, type_: str) -> Reading | None:
+        owner = None if self.handler.message.kind == "event" else self.service
+        return next((reading for reading in self.readings if reading.is_of(type_, owner)), None)
+
+    def _owner(self, wire: WireName) -> str | None:
+        return wire.owner if self.handler.message.kind == "event" else self.service
 
     def queues(self, names: Names, there: int = 1, *, keeps: bool = False) -> tuple[Queue, ...]:
         """The queues it reads: one, or a partitioned handler's several, each with its bindings.
@@ -89,11 +145,14 @@ class Endpoint:
 
     def announced(self) -> AnnouncedHandler:
         """As gateways and other services hear of it."""
-        message, route = self.handler.message, self.handler.route
+        message = self.readings[0].message
+        is_newest = self.readings[0].wire == self.handler.message.wire
+        route = self.handler.route if is_newest else None
         return AnnouncedHandler(
-            name=self.identity,
+            name=self.name,
             kind=message.kind,
-            type=self.wire_type or f"*.{message.wire.name}.v{message.wire.version}",
+            type=self.types[0],
+            reads=self.types[1:],
             stream=message.wire.stream,
             key_field=message.key_field,
             schema_=_closed(message),
@@ -111,9 +170,21 @@ class Endpoint:
 def endpoints(service: Service[Any]) -> list[Endpoint]:
     """The endpoints of a service, checked."""
     service.check()
-    return [
-        Endpoint(service.name, service.identity(handler), handler, handler.retry or service.retry) for handler in service.handlers
-    ]
+    taken = {service.identity(handler) for handler in service.handlers}  # a version with a handler of its own is left to that one
+    found = []
+    for handler in service.handlers:
+        retry, every = handler.retry or service.retry, readings(handler.message)
+        if handler.message.kind == "event":
+            *former, name = service.names(handler)
+            found.append(Endpoint(service.name, service.identity(handler), handler, retry, name, every, tuple(former)))
+            continue
+        for reading in every:
+            identity = service.named(reading.wire)
+            if reading is not every[0] and identity in taken:
+                continue
+            taken.add(identity)
+            found.append(Endpoint(service.name, identity, handler, retry, identity, (reading,)))
+    return found
 
 
 def topology(service: Service[Any], names: Names, there: Mapping[str, int] = MappingProxyType({}), *, keeps: bool = False) -> Topology:
@@ -129,7 +200,8 @@ def topology(service: Service[Any], names: Names, there: Mapping[str, int] = Map
     if any(handler.is_saga for handler in service.handlers):
         queues.append(replies_queue(service.name, names))
     for endpoint in endpoints(service):
-        queues += endpoint.queues(names, there.get(endpoint.identity, 1), keeps=keeps)
+        if endpoint.handler.foreign is None:
+            queues += endpoint.queues(names, there.get(endpoint.identity, 1), keeps=keeps)
     return Topology(names.exchanges(), tuple(queues))
 
 
@@ -163,7 +235,8 @@ def replies_queue(service: str, names: Names) -> Queue:
 
 def manifest(service: Service[Any], version: str) -> Manifest:
     """What this release of the service can do."""
-    return Manifest(service=service.name, version=version, handlers=tuple(endpoint.announced() for endpoint in endpoints(service)))
+    said = [endpoint.announced() for endpoint in endpoints(service) if endpoint.handler.foreign is None]
+    return Manifest(service=service.name, version=version, handlers=tuple(said))
 
 
 def owners(*services: Service[Any]) -> dict[type[Message], str]:

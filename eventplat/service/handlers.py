@@ -20,11 +20,14 @@ from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, cast, overload
 
+from pydantic import BaseModel
 from typing_extensions import TypeVar
 
 from eventplat.broker.partitions import PARTITIONS_MAX
 from eventplat.discovery.route import Route
 from eventplat.errors import BadHandler
+from eventplat.messages.codec import Properties
+from eventplat.messages.foreign import Decode, ForeignMessage, ForeignQueue
 from eventplat.messages.message import Event, Message
 from eventplat.retry import Duration, Retry, seconds
 from eventplat.service.schedule import Cron, Every, Schedule
@@ -41,6 +44,8 @@ M = TypeVar("M", bound=Message)
 M_co = TypeVar("M_co", bound=Message, covariant=True)
 E = TypeVar("E", bound=Event)
 F = TypeVar("F", bound=Callable[..., object])
+T = TypeVar("T")
+B = TypeVar("B", bound=BaseModel)
 
 
 class Request(Protocol[M_co, R]):
@@ -57,6 +62,15 @@ class Handles(Protocol[M, R, S]):
     def __call__(self, function: Callable[[M, Context[S]], Awaitable[R]]) -> Callable[[M, Context[S]], Awaitable[R]]: ...
     @overload
     def __call__(self, function: Callable[[M, SyncContext[S]], R]) -> Callable[[M, SyncContext[S]], R]: ...
+
+
+class Takes(Protocol[T, S]):
+    """Decorates `async def f(message: T, ctx: Context[S]) -> None`, or a `def` with a `SyncContext[S]`."""
+
+    @overload
+    def __call__(self, function: Callable[[T, Context[S]], Awaitable[None]]) -> Callable[[T, Context[S]], Awaitable[None]]: ...
+    @overload
+    def __call__(self, function: Callable[[T, SyncContext[S]], None]) -> Callable[[T, SyncContext[S]], None]: ...
 
 
 class Sagas(Protocol[M, R]):
@@ -78,6 +92,7 @@ class Handler:
     message: type[Message]
     function: Callable[..., Any]
     name: str | None                       # identity as given; default: derived from service and message
+    formerly: tuple[str, ...] = ()         # names that it had, the oldest first
     route: Route | None = None
     requires: tuple[str, ...] = ()
     owner: str | None = None
@@ -92,6 +107,8 @@ class Handler:
     saga_id: str | None = None             # the field of the command that names the saga
     saga_version: int = 1
     saga_timeout_s: float | None = None
+    is_late: bool = False                  # the transaction begins when it is first needed
+    foreign: ForeignQueue | None = None    # it takes no message of ours: `message` only stands in
 
     @cached_property
     def is_async(self) -> bool:
@@ -136,6 +153,7 @@ class Handlers(Generic[S]):
         batch: int = 1,
         retry: Retry | None = None,
         timeout: Duration = 60,
+        transaction: Literal["early", "late"] = "early",
     ) -> Handles[M, R, S]:
         """Handle a command or query: this service owns it.
 
@@ -151,12 +169,14 @@ class Handlers(Generic[S]):
                 written in one statement for the batch; a statement of the handler's own costs a round trip each.
             retry: For exceptions other than `Rejected`; default: the service's.
             timeout: For one attempt. A `def` handler's thread cannot be stopped: there it means that the attempt failed.
+            transaction: "late" begins it with the first statement on `ctx.db`, or when the handler returns; until then it may
+                `await ctx.ask(...)`. What a copy of the message asks meanwhile is asked twice, what it writes is written once.
 
         Raises:
             BadHandler: The function's signature or the route does not fit the message.
         """
         declare = self._declare(message, None, http, requires, owner=owner, ordered=ordered, concurrency=concurrency,
-                             batch=batch, retry=retry, timeout_s=seconds(timeout))  # fmt: skip
+                             batch=batch, retry=retry, timeout_s=seconds(timeout), is_late=transaction == "late")  # fmt: skip
         return cast("Handles[M, R, S]", declare)
 
     def on(
@@ -164,6 +184,7 @@ class Handlers(Generic[S]):
         event: type[E],
         *,
         name: str | None = None,
+        formerly: str | Sequence[str] = (),
         start: Literal["now", "beginning"] | datetime = "now",
         requires: str | Sequence[str] = (),
         ordered: bool = False,
@@ -172,19 +193,70 @@ class Handlers(Generic[S]):
         batch: int = 1,
         retry: Retry | None = None,
         timeout: Duration = 60,
+        transaction: Literal["early", "late"] = "early",
     ) -> Handles[E, None, S]:
         """Subscribe to an event, with a queue of its own; see `handles` for the shared arguments.
 
         Args:
             name: Identity of the subscription, kept over renames of the function; default: `on-<event>`.
+            formerly: Names that this subscription had, the oldest first. Their queues are read for as long as they are there,
+                beside the one of the new name; what was handled, is retried or stands in order under the old name counts here,
+                also while instances of the old release run. So it stays in the code: the oldest name is the one in the database.
             start: From now on. With the past as well is refused as yet.
             ordered: Apply events of one key in the order they were published.
             partitions: Queues that the keys of an ordered subscription are spread over, 1..64, each consumed by one instance
                 at a time: so many run at once, over all instances. It may be another number in each release.
         """
-        declare = self._declare(event, name, None, requires, start=start, ordered=ordered, partitions=partitions, concurrency=concurrency,
-                             batch=batch, retry=retry, timeout_s=seconds(timeout))  # fmt: skip
+        former = (formerly,) if isinstance(formerly, str) else tuple(formerly)
+        declare = self._declare(event, name, None, requires, formerly=former, start=start, ordered=ordered, partitions=partitions,
+                             concurrency=concurrency, batch=batch, retry=retry, timeout_s=seconds(timeout),
+                             is_late=transaction == "late")  # fmt: skip
         return cast("Handles[E, None, S]", declare)
+
+    @overload
+    def consume(
+        self, *, queue: str, decode: type[B], id: Callable[[B], object] | str | None = None, name: str | None = None,
+        formerly: str | Sequence[str] = (), concurrency: int | None = None, retry: Retry | None = None, timeout: Duration = 60,
+    ) -> Takes[B, S]: ...  # fmt: skip
+    @overload
+    def consume(
+        self, *, queue: str, decode: Callable[[bytes, Properties], T], id: Callable[[T], object] | str | None = None,
+        name: str | None = None, formerly: str | Sequence[str] = (), concurrency: int | None = None, retry: Retry | None = None,
+        timeout: Duration = 60,
+    ) -> Takes[T, S]: ...  # fmt: skip
+    @overload
+    def consume(
+        self, *, queue: str, decode: None = None, id: Callable[[dict[str, Any]], object] | str | None = None,
+        name: str | None = None, formerly: str | Sequence[str] = (), concurrency: int | None = None, retry: Retry | None = None,
+        timeout: Duration = 60,
+    ) -> Takes[dict[str, Any], S]: ...  # fmt: skip
+    def consume(
+        self,
+        *,
+        queue: str,
+        decode: Decode | type[BaseModel] | None = None,
+        id: Callable[[Any], object] | str | None = None,  # noqa: A002 - the word a reader expects
+        name: str | None = None,
+        formerly: str | Sequence[str] = (),
+        concurrency: int | None = None,
+        retry: Retry | None = None,
+        timeout: Duration = 60,
+    ) -> Any:
+        """Read a queue that eventplat did not declare and another system writes: the same transaction, inbox and retries.
+
+        Args:
+            queue: Its name on the broker, without a prefix. It must be there: it is looked for, never declared.
+            decode: `(body, properties) -> T`, pure; or a pydantic model. Default: the JSON as a dictionary. What it cannot
+                read is parked as dead, with the reason.
+            id: What tells a copy from a new message: a function of what `decode` made, or the name of a property or header.
+                Default: the `message_id` that the other system sets.
+            name: Identity in the inbox; default: `from-<queue>`.
+            formerly: Names that it had, the oldest first: the inbox goes on under the oldest.
+            concurrency, retry, timeout: As for `handles`.
+        """
+        former = (formerly,) if isinstance(formerly, str) else tuple(formerly)
+        return self._declare(ForeignMessage, name, None, (), formerly=former, foreign=ForeignQueue(queue, decode, id),
+                             concurrency=concurrency, retry=retry, timeout_s=seconds(timeout))  # fmt: skip
 
     def saga(
         self,
@@ -271,6 +343,8 @@ def _check(handler: Handler) -> None:
     if handler.ordered and handler.message.kind != "event":
         raise BadHandler(f"{handler.function.__qualname__}: only events are numbered, so only a subscription can be ordered=True")
     _check_partitions(handler)
+    if handler.is_late and (handler.ordered or handler.batch > 1 or not handler.is_async):
+        raise BadHandler(f"{handler.function.__qualname__}: transaction=\"late\" goes with an `async def`, without ordered= and batch=")
     if handler.is_saga and not handler.is_async:
         raise BadHandler(f"{handler.function.__qualname__}: a saga is an `async def`")
     if handler.saga_id is not None and handler.saga_id not in handler.message.model_fields:

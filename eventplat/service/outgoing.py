@@ -28,6 +28,7 @@ from eventplat.transactions.owner import Owner
 from eventplat.transactions.relay import Relay
 from eventplat.transactions.retention import Retention
 from eventplat.transactions.unit_of_work import Sender, Transactions
+from eventplat.transactions.unrouted import Unrouted
 
 OWN_CONNECTIONS = 2
 SPARE_S = 15.0  # of an open transaction, over the longest time that a handler may take
@@ -65,7 +66,9 @@ class Outgoings:
         self.relay = Relay(self.apart, self.owner, self.dispatcher, clock)
         self.transactions = Transactions(self.database, self.sender, self.owner, self.dispatcher, self.relay, transport)
         self._parts: list[Component] = [self.owner, self.dispatcher, self.relay]
+        self.unrouted = Unrouted(self.apart, self.owner, self.dispatcher, name, clock)
         if not isinstance(service, str):
+            self._parts.append(self.unrouted)
             retained = {"inbox_s": settings.inbox_retention_s, "event_log_s": settings.event_log_retention_s}
             self._parts += [Held(self.apart, clock), Retention(self.apart, clock, **retained)]
 

@@ -7,6 +7,8 @@ Ack        only after the commit. A lost connection, an unknown commit, a deadlo
 Failure    the attempt is rolled back, recorded in `pending` in a short transaction of its own, then acked.
 Rejected   is an outcome: rolled back too, then recorded and answered in a transaction of its own.
 Copies     a settled message is answered from its recorded outcome; a pending one is acked without running.
+Unknown    an event of a newer version is not this release's to judge: it waits in `pending` for an instance that knows it.
+Late       a handler that asks others first: its transaction begins, with the claim, when it needs it.
 Poison     a message that the broker counted three times is not run from the wire: it becomes `isolated`.
 
 Next: transactions.unit_of_work
@@ -18,15 +20,14 @@ import json
 import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import Any
 
 from pydantic import ValidationError
 
 from eventplat.broker.transport import Delivery
-from eventplat.errors import EventplatError, Malformed, Rejected
+from eventplat.errors import EventplatError, Malformed, Rejected, UnknownType
 from eventplat.failpoints import failpoint
-from eventplat.messages.codec import parse, to_envelope
 from eventplat.messages.envelope import DONE, FAILED, REJECTED, RUNNING, VOID, Envelope
-from eventplat.messages.message import Message
 from eventplat.observability.logs import logged_as
 from eventplat.service.call import Caller
 from eventplat.service.endpoint import Endpoint
@@ -34,12 +35,15 @@ from eventplat.storage.failures import is_transient
 from eventplat.transactions import inbox, pending, watermark
 from eventplat.transactions.attempts import error_record
 from eventplat.transactions.pending import Pending
-from eventplat.transactions.unit_of_work import Transactions, UnitOfWork
+from eventplat.transactions.unit_of_work import NotTaken, Transactions, UnitOfWork
 
 logger = logging.getLogger(__name__)
 
 ISOLATE_AT = 3              # deliveries counted by the broker
+ISOLATE_FOREIGN_AT = 1      # a classic queue counts no further
 UNACKED_S_MAX = 600.0       # a third of RabbitMQ's consumer timeout of 30 minutes
+NEWER_WAIT_US = 1_000_000     # until an event that this release does not know is looked at again
+NEWER_US_MAX = 3_600_000_000  # a rolling upgrade is over by then
 
 
 class Pipeline:
@@ -54,7 +58,7 @@ class Pipeline:
         """Handle one delivery and settle it exactly once."""
         failpoint("consumer.received")
         try:
-            envelope = to_envelope(delivery.properties, delivery.body)
+            envelope = endpoint.envelope(delivery.properties, delivery.body)
         except Malformed as error:
             done = await self.reliably(partial(self.transactions.park, endpoint.identity, delivery, error))
         else:
@@ -85,7 +89,7 @@ class Pipeline:
 
     async def run_pending(self, endpoint: Endpoint, row: Pending) -> None:
         """Run one row of `pending`, whose attempt has been counted."""
-        envelope = row.envelope()
+        envelope = endpoint.envelope(row.properties, row.body, id_=row.message_id)
         with logged_as(envelope, endpoint.identity):
             await self._run_pending(endpoint, row, envelope)
 
@@ -94,6 +98,9 @@ class Pipeline:
             await self._give_up(endpoint, envelope, row.attempts - 1, None)
             return
         try:
+            is_late = endpoint.handler.is_late and envelope.undoes is None
+            if is_late and await self._late(endpoint, envelope, partial(_take_pending, endpoint, row), row.attempts):
+                return  # else it was settled meanwhile, or another runs it
             async with self.transactions.begin(envelope) as work:
                 if not await pending.lock(work.connection, row):
                     return
@@ -111,10 +118,14 @@ class Pipeline:
             await self._failed(endpoint, envelope, error, row.attempts)
 
     async def _receive(self, endpoint: Endpoint, envelope: Envelope, delivery: Delivery) -> None:
-        if delivery.delivery_count >= ISOLATE_AT:
+        if delivery.delivery_count >= (ISOLATE_AT if endpoint.handler.foreign is None else ISOLATE_FOREIGN_AT):
             await self._isolate(endpoint, envelope, delivery)
             return
         try:
+            if endpoint.handler.is_late and envelope.undoes is None and await self._is_new(endpoint, envelope):
+                take = partial(UnitOfWork.claim, consumer=endpoint.consumer, handler=endpoint.identity)
+                if await self._late(endpoint, envelope, take, 1):
+                    return  # else it is a copy that came while the first one ran: answered as any other
             async with self.transactions.begin(envelope) as work:
                 if await work.claim(endpoint.consumer, handler=endpoint.identity):
                     await self._settle(work, endpoint, envelope, 1)
@@ -127,13 +138,32 @@ class Pipeline:
                 raise
             await self._failed(endpoint, envelope, error, 1)
 
+    async def _late(self, endpoint: Endpoint, envelope: Envelope, take: Callable[[UnitOfWork], Awaitable[bool]], attempt: int) -> bool:
+        """Run a handler whose transaction begins when it first needs it; False where the message was another's then."""
+        try:
+            async with self.transactions.begin_late(envelope, take) as work:
+                await self._settle(work, endpoint, envelope, attempt)
+        except NotTaken:
+            return False
+        return True
+
+    async def _is_new(self, endpoint: Endpoint, envelope: Envelope) -> bool:
+        """Whether the message is neither settled nor pending as yet: a copy need not run as far as its transaction."""
+        async with self.transactions.database.transaction(read_only=True) as connection:
+            if await inbox.look_up(connection, endpoint.consumer, envelope.id) is not None:
+                return False
+            return not await pending.stands(connection, endpoint.identity, envelope.id)
+
     async def _settle(self, work: UnitOfWork, endpoint: Endpoint, envelope: Envelope, attempt: int) -> None:
         """Run the handler of a claimed message and record its outcome, in `work`."""
         if envelope.has_expired(self._clock.time_us()):
+            await work.begin()
             await self._void(work, endpoint, envelope)
             return
-        if endpoint.handler.ordered and not await self._in_turn(work, endpoint, envelope):
-            return
+        if endpoint.handler.ordered:
+            await self._leave_to_newer(work, endpoint, envelope)
+            if not await self._in_turn(work, endpoint, envelope):
+                return
         if endpoint.handler.ordered and not endpoint.accepts(envelope.type):
             return  # another event of its stream: it only moved the watermark
         message = self.read(endpoint, envelope)
@@ -146,25 +176,28 @@ class Pipeline:
         if outcome is None:
             return  # an event, or a saga that answers when it ends
         if outcome != b"null":
-            await inbox.settle(work.connection, endpoint.consumer, envelope.id, "done", outcome)
+            await inbox.settle(await work.begin(), endpoint.consumer, envelope.id, "done", outcome)
         work.answer(envelope, DONE, outcome)
 
-    def read(self, endpoint: Endpoint, envelope: Envelope) -> Message:
+    def read(self, endpoint: Endpoint, envelope: Envelope) -> Any:
         """The message in `envelope`.
 
         Raises:
             Rejected: "invalid": it is not one, and somebody waits to hear it.
+            UnknownType: An event that this release does not know.
             Malformed: It is not one, and nobody asked, or it is another handler's: it is parked.
         """
-        if not endpoint.accepts(envelope.type):
-            raise Malformed(f"{envelope.type} came to {endpoint.identity}, which handles {endpoint.wire_type}")
         try:
-            message: Message = parse(endpoint.adapter, envelope.body)
+            return endpoint.read(envelope)
         except Malformed as error:
-            if envelope.reply_to is None:
+            if envelope.reply_to is None or not endpoint.accepts(envelope.type):
                 raise
             raise Rejected("invalid", status=422, detail=str(error.args[0])) from None
-        return message
+
+    async def _leave_to_newer(self, work: UnitOfWork, endpoint: Endpoint, envelope: Envelope) -> None:
+        """Refuse to pass over an event that a newer release of this handler takes, and which runs beside this one."""
+        if not endpoint.accepts(envelope.type) and await watermark.is_taken(work.connection, endpoint.identity, envelope.type):
+            raise UnknownType(f"{envelope.type} came to {endpoint.identity}, of which a newer release handles it")
 
     async def _in_turn(self, work: UnitOfWork, endpoint: Endpoint, envelope: Envelope) -> bool:
         if await watermark.advance(work.connection, endpoint.identity, envelope) == "apply":
@@ -231,6 +264,8 @@ class Pipeline:
 
     async def _failed(self, endpoint: Endpoint, envelope: Envelope, error: Exception, attempts: int) -> None:
         """Record a failed attempt: it runs again when due, or is dead."""
+        if isinstance(error, UnknownType) and await self._waits_for_newer(endpoint, envelope, error):
+            return
         never = isinstance(error, Malformed | ValidationError)
         if never or endpoint.retry.gives_up(error, attempts):
             await self._give_up(endpoint, envelope, attempts, error)
@@ -245,6 +280,23 @@ class Pipeline:
             )  # fmt: skip
         failpoint("pending.after_record")
         self.wake_pending()
+
+    async def _waits_for_newer(self, endpoint: Endpoint, envelope: Envelope, error: UnknownType) -> bool:
+        """Let another instance try what this release does not know; no attempt is counted. False once that took too long."""
+        async with self.transactions.begin(envelope) as work:
+            known = await pending.find(work.connection, endpoint.identity, envelope.id)
+            now_us = self._clock.time_us()
+            if known is not None and known.errors and now_us - known.errors[0]["at_us"] > NEWER_US_MAX:
+                return False
+            if known is None:
+                logger.warning("%s", error)
+            wait_us = NEWER_WAIT_US + NEWER_WAIT_US * self._chance.getrandbits(16) // 65_536  # the next to look may be another one
+            await pending.record(
+                work.connection, endpoint.identity, envelope, state="retry", attempts=0, wait_us=wait_us,
+                error=None if known is not None else error_record(error, 0, now_us),
+            )  # fmt: skip
+        self.wake_pending()
+        return True
 
     async def _give_up(self, endpoint: Endpoint, envelope: Envelope, attempts: int, error: Exception | None) -> None:
         if error is None:
@@ -269,6 +321,14 @@ class Pipeline:
             if not await pending.stands(work.connection, endpoint.identity, envelope.id):
                 await pending.record(work.connection, endpoint.identity, envelope, state="isolated", attempts=0, wait_us=0, error=None)
         self.wake_pending()
+
+
+async def _take_pending(endpoint: Endpoint, row: Pending, work: UnitOfWork) -> bool:
+    """Take a row of `pending` and its message; False where another has it, or it is settled."""
+    if not await pending.lock(work.connection, row):
+        return False
+    await pending.remove(work.connection, row.handler, row.message_id)
+    return await work.claim(endpoint.consumer, handler=None)
 
 
 def rejection(rejected: Rejected) -> bytes:

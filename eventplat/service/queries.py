@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import json
 import logging
-from typing import Annotated, Any
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, TypeAdapter
 
@@ -20,7 +22,6 @@ from eventplat.errors import EventplatError, Malformed, Rejected
 from eventplat.messages.codec import parse, to_envelope
 from eventplat.messages.envelope import DONE, FAILED, REJECTED, Envelope
 from eventplat.messages.ids import is_id
-from eventplat.messages.message import Query
 from eventplat.observability.logs import logged_as
 from eventplat.service.call import Caller
 from eventplat.service.endpoint import Endpoint
@@ -86,11 +87,15 @@ class Queries:
 
     async def _answer(self, endpoint: Endpoint | None, envelope: Envelope) -> tuple[str, bytes]:
         try:
-            async with self._database.transaction(read_only=True) as connection:
-                work = UnitOfWork(connection, self._transactions.sender, envelope)
+            async with AsyncExitStack() as stack:
+                opening = partial(stack.enter_async_context, self._database.transaction(read_only=True))
+                # only an `async def` can ask, and is not to hold a connection meanwhile
+                work = UnitOfWork(None, self._transactions.sender, envelope, opening=opening)
+                if endpoint is None or not endpoint.handler.is_async:
+                    await work.begin()
                 if endpoint is None:
                     return await self._operation(work, envelope)
-                message = _read(endpoint, envelope)
+                message = endpoint.read(envelope)
                 outcome = await self._caller.call(endpoint, message, envelope, work, attempt=1)
                 return DONE, b"null" if outcome is None else outcome
         except Rejected as rejected:
@@ -114,10 +119,3 @@ class Queries:
         if settled is None:
             return await self._caller.unsettled(work, command_id)
         return await self._caller.recorded(work, command_id, settled)
-
-
-def _read(endpoint: Endpoint, envelope: Envelope) -> Query[Any]:
-    if not endpoint.accepts(envelope.type):
-        raise Malformed(f"{envelope.type} came to {endpoint.identity}, which handles {endpoint.wire_type}")
-    question: Query[Any] = parse(endpoint.adapter, envelope.body)
-    return question

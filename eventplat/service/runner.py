@@ -18,18 +18,21 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from eventplat.broker.consumer import Consumer, one_by_one
-from eventplat.broker.topology import Names, Queue
+from eventplat.broker.topology import Names, Queue, Topology
 from eventplat.broker.transport import Delivery, Transport
 from eventplat.clock import Clock
 from eventplat.discovery.announcer import Announcer
+from eventplat.errors import ForeignQueueMissing, TopologyMissing
 from eventplat.lifecycle import Component, stop_all
 from eventplat.messages.ids import Chance
 from eventplat.sagas.orchestrator import Orchestrator
 from eventplat.security.grant import GrantVerifier
+from eventplat.service.asking import Asker
 from eventplat.service.batches import Batches
 from eventplat.service.call import Caller
 from eventplat.service.direct import Direct
 from eventplat.service.endpoint import Endpoint, endpoints, manifest, operations_queue, owners, partitions_there, replies_queue, topology
+from eventplat.service.former import Former
 from eventplat.service.outgoing import Outgoings
 from eventplat.service.partitions import Partitions
 from eventplat.service.pausing import Pausing
@@ -68,6 +71,7 @@ class Runner:
         self.out = Outgoings(service, settings, transport, owners=owners(service, *beside), clock=clock, chance=chance)
         self._endpoints = endpoints(service)
         self._caller = Caller(service, self._endpoints, self.out.transactions, verifier, settings, clock)
+        self._asker = self._caller.asker = Asker(transport, self.out.sender)
         self.pipeline = Pipeline(self.out.transactions, self._caller)
         self._queries = Queries(self.out.transactions, self._caller)
         self._direct = Direct(self.out.sender, self._caller, transport)
@@ -76,11 +80,17 @@ class Runner:
         self._ticker = Ticker(service, self.out.transactions, self._caller, clock)
         self._consumers: list[Consumer | Partitions] = []
         self._there: dict[str, int] = {}         # partition queues of each ordered handler
+        former = {
+            endpoint.identity: [self._consumer_of(endpoint, queue) for queue in endpoint.former_queues(self.names)]
+            for endpoint in self._endpoints
+        }
+        self._former = Former(transport, former, clock, paused=lambda: self._pausing.handlers)
         self._state = AsyncExitStack()
         self._is_draining = False
         self._announcer = Announcer(
             transport, self.names, manifest(service, _version()), self.out.owner.id, clock, settings.heartbeat_s,
             state=lambda: "draining" if self._is_draining else "ready", in_flight=lambda: self.in_flight, chance=chance,
+            on_manifest=self.out.unrouted.hear if service.has_database else None,
         )  # fmt: skip
         # a service without a database has nothing to own, relay, retry or time; an unopened pool costs nothing
         self._working: list[Component] = [self._retries, self._caller, self._ticker, self._pausing] if service.has_database else []
@@ -88,7 +98,7 @@ class Runner:
     @property
     def in_flight(self) -> int:
         """Messages being handled now."""
-        return sum(consumer.in_flight for consumer in self._consumers)
+        return sum(consumer.in_flight for consumer in self._every_consumer)
 
     @property
     def sagas(self) -> Orchestrator | None:
@@ -112,7 +122,7 @@ class Runner:
 
     async def depths(self) -> dict[str, int]:
         """Messages ready in each queue of this service, but those of paused handlers."""
-        queues = [queue for consumer in self._consumers if not consumer.is_paused for queue in consumer.queues]
+        queues = [queue for consumer in self._every_consumer if not consumer.is_paused for queue in consumer.queues]
         return {queue: await self._transport.depth(queue) or 0 for queue in queues}
 
     async def start(self) -> None:
@@ -121,24 +131,47 @@ class Runner:
         self._there = await partitions_there(self._transport, self.service, self.names)
         wanted = topology(self.service, self.names, self._there, keeps=True)
         await (self._transport.declare(wanted) if self._settings.declares_at_start else self._transport.verify(wanted))
+        await self._look_for_foreign_queues()
         self._caller.state = await self._state.enter_async_context(self.service.lifespan())
         for endpoint in self._endpoints:
             if endpoint.handler.ordered:
                 async with self.out.database.transaction() as connection:
                     await watermark.subscribe(connection, endpoint.identity)
+                    await watermark.take(connection, endpoint.identity, endpoint.types)
         await self._start_consumers()
         for component in self._working:
             await component.start()
         await self._announcer.start()
+        if self.service.has_database and await self.out.unrouted.has_any():
+            await self._announcer.ask()
         logger.info("%s is ready: %d handlers", self.service.name, len(self._endpoints))
 
     async def stop(self) -> None:
         self._is_draining = True
         await stop_all([self._announcer])
         await self._pausing.stop()  # or it would start a consumer that is being drained
-        await asyncio.gather(*(self._drained(consumer) for consumer in self._consumers))
+        await self._former.stop()
+        await asyncio.gather(*(self._drained(consumer) for consumer in self._every_consumer))
+        await self._asker.stop()
         await stop_all([*([self.out] if self.service.has_database else []), *self._working])
         await self._state.aclose()
+
+    async def _look_for_foreign_queues(self) -> None:
+        """Refuse to start without them. On the embedded broker, where nobody else could, they are made."""
+        for endpoint in self._endpoints:
+            if endpoint.handler.foreign is None:
+                continue
+            queue = Topology(queues=(endpoint.queue(self.names),))
+            try:
+                await self._transport.verify(queue)
+            except TopologyMissing as missing:
+                if not self._settings.is_embedded:
+                    raise ForeignQueueMissing(f"{endpoint.identity} reads a foreign queue: {missing.args[0]}") from missing
+                await self._transport.declare(queue)
+
+    @property
+    def _every_consumer(self) -> list[Consumer | Partitions]:
+        return [*self._consumers, *self._former.consumers]
 
     async def _start_consumers(self) -> None:
         handling = {endpoint.identity: self._consumers_of(endpoint) for endpoint in self._endpoints}
@@ -149,6 +182,7 @@ class Runner:
         waiting = [consumer for identity in self.paused for consumer in handling.get(identity, ())]
         for consumer in self._consumers:
             await (consumer.pause() if consumer in waiting else consumer.start())
+        await self._former.start()
 
     async def _drained(self, consumer: Consumer | Partitions) -> None:
         try:

@@ -16,7 +16,8 @@ from typing_extensions import TypeVar
 
 from eventplat.broker.topology import owner_of
 from eventplat.errors import BadHandler, ServiceError
-from eventplat.messages.message import Message
+from eventplat.messages.message import Message, WireName
+from eventplat.messages.versions import readings
 from eventplat.retry import Retry
 from eventplat.service.context import Context
 from eventplat.service.handlers import Handler, Handlers
@@ -83,10 +84,28 @@ class Service(Handlers[S]):
         return twin
 
     def identity(self, handler: Handler) -> str:
-        """A handler's name: its queue's and its inbox consumer's, as `stock.reserve-stock` or `mail.on-order-placed`."""
-        if handler.message.kind == "event":
-            return f"{self.name}.{handler.name or f'on-{handler.message.wire.name}'}"
-        return f"{self.name}.{handler.message.wire.name}" + (f".v{v}" if (v := handler.message.wire.version) > 1 else "")
+        """What a handler is in the database, as `stock.reserve-stock` or `mail.on-order-placed`: the oldest name that it had."""
+        return self.names(handler)[0]
+
+    def names(self, handler: Handler) -> tuple[str, ...]:
+        """Every name that a handler had, the oldest first; the last one is its own, and its queue's.
+
+        A subscription that goes by its event has been renamed with it. A command's or query's handler has a queue for each wire
+        name that it reads, so it needs no other name.
+        """
+        message = handler.message
+        if message.kind != "event":
+            return (self.named(message.wire),)
+        if handler.foreign is not None:
+            own = handler.name or f"from-{'-'.join(re.findall('[a-z0-9]+', handler.foreign.name.lower()))}"
+            return tuple(f"{self.name}.{name}" for name in (*handler.formerly, own))
+        of_event = (f"on-{wire.name}" for wire in (*message.former, message.wire))
+        given = (*handler.formerly, *((handler.name,) if handler.name else of_event))
+        return tuple(dict.fromkeys(f"{self.name}.{name}" for name in given))
+
+    def named(self, wire: WireName) -> str:
+        """The identity of a command or query under one of its wire names."""
+        return f"{self.name}.{wire.name}" + (f".v{wire.version}" if wire.version > 1 else "")
 
     def check(self) -> None:
         """Refuse a service that cannot run as declared.
@@ -98,21 +117,29 @@ class Service(Handlers[S]):
         self._check_database()
         seen: dict[str, Handler] = {}
         for handler in self.handlers:
-            identity = self.identity(handler)
-            if identity in seen:
-                raise BadHandler(f"{self.name} has two handlers named {identity!r}. Give one of them name=")
-            seen[identity] = handler
-            if (own := identity.removeprefix(f"{self.name}.")) in RESERVED_QUEUES:
-                raise BadHandler(f"{handler.message.__name__}: {identity!r} is the name of a queue of the platform, so none may be named "
-                                 f"{own!r}. Name it otherwise: {', '.join(sorted(RESERVED_QUEUES))} are taken")  # fmt: skip
+            for identity in self.names(handler):
+                if identity in seen:
+                    raise BadHandler(f"{self.name} has two handlers named {identity!r}. Give one of them name=")
+                seen[identity] = handler
+            for identity in self._queues(handler):
+                self._check_free(handler, identity)
             if handler.message.kind != "event" and (owner := owner_of(handler.message, handler.owner or self.name)) != self.name:
                 raise BadHandler(f"{handler.message.__name__} belongs to {owner!r}: only its owner {owner!r} may handle it")
 
+    def _queues(self, handler: Handler) -> tuple[str, ...]:
+        if handler.message.kind == "event":
+            return self.names(handler)
+        return tuple(self.named(reading.wire) for reading in readings(handler.message))
+
+    def _check_free(self, handler: Handler, identity: str) -> None:
+        if (own := identity.removeprefix(f"{self.name}.")) in RESERVED_QUEUES:
+            raise BadHandler(f"{handler.message.__name__}: {identity!r} is the name of a queue of the platform, so none may be named "
+                             f"{own!r}. Name it otherwise: {', '.join(sorted(RESERVED_QUEUES))} are taken")  # fmt: skip
 
     def _check_database(self) -> None:
         if self.has_database:
             return
-        needing = [h.function.__qualname__ for h in self.handlers if h.is_saga or h.ordered or h.batch > 1]
+        needing = [h.function.__qualname__ for h in self.handlers if h.is_saga or h.ordered or h.batch > 1 or h.foreign]
         needing += [tick.name for tick in self.ticks]
         if needing or self.tables is not None:
             raise BadHandler(f"{self.name} has database=False: {', '.join(needing) or 'tables='} cannot do without one")

@@ -24,8 +24,10 @@ from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 from greenlet import getcurrent, greenlet  # type: ignore[import-untyped]
+from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.util import await_only
 
 from eventplat.errors import NotYourTransaction
 
@@ -55,6 +57,24 @@ def open_session(connection: AsyncConnection) -> AsyncSession:
     """
     return AsyncSession(
         bind=connection, sync_session_class=HandlerSession, join_transaction_mode="rollback_only", expire_on_commit=False
+    )
+
+
+class LateSession(HandlerSession):
+    """Joins a transaction that begins with its first statement."""
+
+    def get_bind(self, *_: Any, **__: Any) -> Connection:
+        connection: AsyncConnection = await_only(self.info[_BEGIN]())   # inside the session's greenlet
+        return connection.sync_connection  # type: ignore[return-value]  # it has begun
+
+
+_BEGIN = "eventplat begin"
+
+
+def open_late_session(begin: Callable[[], Awaitable[AsyncConnection]]) -> AsyncSession:
+    """As `open_session`, on the transaction that `begin` gives when it is first needed: for `async def` handlers."""
+    return AsyncSession(
+        sync_session_class=LateSession, join_transaction_mode="rollback_only", expire_on_commit=False, info={_BEGIN: begin}
     )
 
 

@@ -50,7 +50,8 @@ class Dispatcher:
 
     def __init__(self, database: Database, transport: Transport, names: Names, owner: Owner, clock: Clock) -> None:
         self._database, self._transport, self._owner, self._clock = database, transport, owner, clock
-        self._events = names.exchange(EVENTS)
+        self.events = names.exchange(EVENTS)
+        self.on_unrouted: Callable[[], None] = lambda: None   # events were marked as unrouted
         self._waiting: deque[tuple[str, Outgoing]] = deque()
         self._known: dict[str, int] = {}           # waiting, published or confirmed, and not deleted yet; numbered as they came
         self._came = 0
@@ -221,8 +222,8 @@ class Dispatcher:
             await self._clock.sleep(GATHER_S)
 
     async def _write_off(self, owner: str, settling: Sequence[tuple[str, Outgoing, Outcome]]) -> None:
-        unrouted = [id_ for id_, sent, outcome in settling if isinstance(outcome, Returned) and sent.exchange == self._events]
-        homeless = [id_ for id_, sent, outcome in settling if isinstance(outcome, Returned) and sent.exchange != self._events]
+        unrouted = [id_ for id_, sent, outcome in settling if isinstance(outcome, Returned) and sent.exchange == self.events]
+        homeless = [id_ for id_, sent, outcome in settling if isinstance(outcome, Returned) and sent.exchange != self.events]
         confirmed = [id_ for id_, _, outcome in settling if isinstance(outcome, Confirmed)]
         nacked = [(id_, outcome) for id_, _, outcome in settling if not isinstance(outcome, Confirmed | Returned)]
         for id_, outcome in nacked:
@@ -236,6 +237,7 @@ class Dispatcher:
             await outbox.postpone(connection, owner, [id_ for id_, _ in nacked], wait_us=NACKED_WAIT_US)
         if unrouted:
             self._unrouted.inc(len(unrouted))
+            self.on_unrouted()
 
 
 async def _published() -> None:

@@ -19,7 +19,7 @@ Next: transactions.dispatch
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -36,6 +36,7 @@ from sqlalchemy import (
     bindparam,
     case,
     delete,
+    func,
     select,
     text,
     update,
@@ -43,6 +44,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from eventplat.broker.topology import routing_key_of
 from eventplat.broker.transport import Outgoing
 from eventplat.hashing import bucket_of
 from eventplat.messages.codec import Properties, to_properties
@@ -55,6 +57,7 @@ from eventplat.transactions.stored import properties_text, to_outgoing
 from eventplat.transactions.stored import to_properties as read_properties
 
 _UNOWNED = text("owner IS NULL")
+_UNROUTED = text("unrouted")          # as text: compared with a value, SQLite does not find the index
 
 outbox = Table(
     "eventplat_outbox",
@@ -89,6 +92,7 @@ event_log = Table(
     Column("body", LargeBinary, nullable=False),
     Column("created_us", BigInteger, nullable=False),
     Column("unrouted", Boolean, nullable=False, default=False),
+    Index("eventplat_event_log_unrouted", "type", postgresql_where=_UNROUTED, sqlite_where=_UNROUTED),
 )
 
 sequence = Table(
@@ -196,6 +200,31 @@ async def mark_unrouted(connection: AsyncConnection, ids: Sequence[str]) -> None
         await connection.execute(update(event_log).where(event_log.c.id.in_(sorted(ids))).values(unrouted=True))
 
 
+async def has_unrouted(connection: AsyncConnection) -> bool:
+    """Whether an event stands in the log that reached no queue."""
+    return (await connection.execute(select(event_log.c.id).where(_UNROUTED).limit(1))).first() is not None
+
+
+async def reopen(
+    connection: AsyncConnection, owner: str, streams: Mapping[str, str], *, exchange: str, limit: int
+) -> list[tuple[str, Outgoing]]:
+    """Put up to `limit` unrouted events back into the outbox as `owner`'s, and take their mark away; oldest first.
+
+    Args:
+        streams: Which types, and the stream of each, where its events have no key to write it down for.
+    """
+    placed = func.coalesce(event_log.c.seq, event_log.c.created_us)
+    found = select(event_log).where(_UNROUTED, event_log.c.type.in_(streams)).order_by(placed, event_log.c.id).limit(limit)
+    rows = (await connection.execute(found.with_for_update())).all()
+    if not rows:
+        return []
+    again = [_again(row, owner, exchange, row.stream or streams[row.type]) for row in rows]
+    await connection.execute(_INSERT, again)
+    await connection.execute(update(event_log).where(event_log.c.id.in_([row.id for row in rows])).values(unrouted=False))
+    sent = dict(await _outgoing(connection, [row.id for row in rows]))
+    return [(row.id, sent[row.id]) for row in rows]
+
+
 async def cancel(connection: AsyncConnection, message_id: str) -> bool:
     """Take back a delayed send that still waits, an event from the log too; False where it has left."""
     waiting = delete(outbox).where(outbox.c.id == message_id, _waits()).returning(outbox.c.id)
@@ -285,6 +314,15 @@ def _row(letter: Letter, owner: str) -> dict[str, Any]:
         "prev": envelope.prev,
         "takes_turn": letter.takes_turn,
     }
+
+
+def _again(row: Any, owner: str, exchange: str, stream: str) -> dict[str, Any]:
+    """The outbox row of an event in the log."""
+    return {
+        "id": row.id, "bucket": row.bucket, "owner": owner, "exchange": exchange, "body": None,
+        "routing_key": routing_key_of(row.type, stream, row.key), "properties": row.properties,
+        "event_id": row.id, "after_us": None, "created_us": row.created_us,
+    }  # fmt: skip
 
 
 async def _outgoing(connection: AsyncConnection, ids: Sequence[str]) -> list[tuple[str, Outgoing]]:

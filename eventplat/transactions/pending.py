@@ -146,7 +146,7 @@ async def record(
     row = postgresql.insert(pending).values(
         handler=handler, message_id=envelope.id, bucket=envelope.bucket, exchange=exchange, routing_key=routing_key,
         type=envelope.type, key=envelope.key, source=envelope.app_id, stream=envelope.stream, seq=envelope.seq, prev=envelope.prev,
-        properties=properties_text(to_properties(envelope)), body=envelope.body, created_us=envelope.created_us, **values,
+        properties=properties_text(to_properties(envelope)), body=envelope.body, created_us=envelope.created_us or now_us(), **values,
     )  # fmt: skip
     await connection.execute(row.on_conflict_do_update(index_elements=[pending.c.handler, pending.c.message_id], set_=values))
 

@@ -28,7 +28,7 @@ from eventplat.storage.database import Database
 from eventplat.transactions.inbox import inbox
 from eventplat.transactions.outbox import event_log, outbox, sequence
 from eventplat.transactions.pending import pending
-from eventplat.transactions.watermark import watermark
+from eventplat.transactions.watermark import TAKEN, watermark
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +97,8 @@ async def _sequences(connection: AsyncConnection, before_us: int) -> int:
 
 async def _watermarks(connection: AsyncConnection, before_us: int) -> int:
     is_horizon = (watermark.c.source == "") & (watermark.c.stream == "") & (watermark.c.key == "")
-    gone = await _delete(connection, watermark, (watermark.c.seq < before_us) & ~is_horizon)
+    is_mark = (watermark.c.source == "") & (watermark.c.stream == TAKEN)
+    gone = await _delete(connection, watermark, (watermark.c.seq < before_us) & ~is_horizon & ~is_mark)
     if gone:
         await connection.execute(update(watermark).where(is_horizon, watermark.c.seq < before_us).values(seq=before_us))
     return gone

@@ -17,25 +17,26 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction, UOWTransaction
 
+from eventplat.broker.refusal import refusal
 from eventplat.broker.topology import COMMANDS, EVENTS, REPLIES, Names, owner_of, routing_key
 from eventplat.broker.transport import Delivery, Transport
 from eventplat.clock import Clock
-from eventplat.errors import BrokerUnavailable, CommitUnknown, Malformed, NoDatabase, NoOwner
+from eventplat.errors import BrokerUnavailable, CommitUnknown, Malformed, NoDatabase, NoOwner, NotForeign, TooLarge
 from eventplat.failpoints import failpoint
-from eventplat.messages.codec import check_key, check_size
+from eventplat.messages.codec import BODY_BYTES_MAX, Foreign, Properties, check_key, check_size
 from eventplat.messages.envelope import Envelope
 from eventplat.messages.ids import Chance, derived_id, new_id
 from eventplat.messages.message import Command, Event, Message
 from eventplat.storage.database import Database
-from eventplat.storage.session import HandlerSession, open_session
+from eventplat.storage.session import HandlerSession, open_late_session, open_session
 from eventplat.transactions import inbox, outbox, pending
 from eventplat.transactions.attempts import error_record
 from eventplat.transactions.dispatch import Dispatcher
@@ -98,6 +99,28 @@ class Sender:
         exchange = self.names.exchange(EVENTS if is_event else COMMANDS)
         return Letter(exchange, routing_key(type(message), owner, key), envelope, is_event, after_us)
 
+    def raw(self, exchange: str, routing_key: str, body: bytes, properties: Properties, *, after_us: int | None = None) -> Letter:
+        """Exact bytes for another system; under `message_id`, where it has none, our own id.
+
+        Raises:
+            NotForeign: The exchange, or the queue behind the broker's default one, is the platform's own.
+            TooLarge: Over the limit of a body.
+            Malformed: AMQP cannot carry the properties.
+        """
+        if (exchange or routing_key).startswith(self.names.exchange("")):
+            raise NotForeign(f"{exchange or routing_key!r} is the platform's own")
+        if len(body) > BODY_BYTES_MAX:
+            raise TooLarge(f"the body has {len(body):,} bytes, the limit is {BODY_BYTES_MAX:,}")
+        own = self.new_id()
+        properties = replace(
+            properties, message_id=properties.message_id or own, app_id=properties.app_id or self.service, headers=dict(properties.headers)
+        )
+        envelope = Foreign(id=own, type=properties.type or "", body=body, correlation_id=own, properties=properties)
+        letter = Letter(exchange, routing_key, envelope, after_us=after_us)
+        if (refused := refusal(letter.outgoing())) is not None:
+            raise Malformed(refused.reason)
+        return letter
+
     def answer(self, request: Envelope, type_: str, body: bytes) -> Letter:
         """The reply to `request`; its id is derived, so that answering again is free.
 
@@ -127,15 +150,25 @@ class Sender:
         return owner
 
 
+Opening = Callable[[], Awaitable[AsyncConnection]]
+
+
+class NotTaken(BaseException):  # no Exception: a handler that catches those must not go on
+    """A transaction that began late found its message taken by another."""
+
+
 class UnitOfWork:
     """One transaction, from claim to commit. Made by `Transactions.begin`.
 
     Args:
         connection: None where the service has no database: what needs one raises `NoDatabase`.
+        opening: Begins the transaction, where that is left for later: awaited when the connection is first needed.
     """
 
-    def __init__(self, connection: AsyncConnection | None, sender: Sender, cause: Envelope | None) -> None:
-        self._connection, self.sender, self.cause = connection, sender, cause
+    def __init__(
+        self, connection: AsyncConnection | None, sender: Sender, cause: Envelope | None, *, opening: Opening | None = None
+    ) -> None:
+        self._connection, self.sender, self.cause, self._opening = connection, sender, cause, opening
         self._session: AsyncSession | None = None
         self._letters: list[Letter] = []
         self._answers: list[Letter] = []
@@ -148,10 +181,26 @@ class UnitOfWork:
             raise NoDatabase(f"{self.sender.service} has no database")
         return self._connection
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether a transaction is open: then nobody else may be waited for."""
+        return self._connection is not None
+
+    async def begin(self) -> AsyncConnection:
+        """The connection of this transaction, which begins now where it has not.
+
+        Raises:
+            NotTaken: It was begun late, and the message has been taken by another meanwhile.
+        """
+        if self._connection is None and self._opening is not None:
+            self._connection = await self._opening()
+        return self.connection
+
     def session(self) -> AsyncSession:
         """The handler's session, in this transaction; opened when first asked for."""
         if self._session is None:
-            self._session = open_session(self.connection)
+            is_late = self._connection is None and self._opening is not None
+            self._session = open_late_session(self.begin) if is_late else open_session(self.connection)
             self._session.info[UnitOfWork] = self
         return self._session
 
@@ -183,9 +232,13 @@ class UnitOfWork:
         """An outbox row for `command`; returns its id."""
         return self.post(self.sender.letter(command, cause=self.cause, after_us=_microseconds(after_s)))
 
+    def send_raw(self, exchange: str, routing_key: str, body: bytes, properties: Properties, *, after_s: float = 0) -> str:
+        """An outbox row for another system; returns its id."""
+        return self.post(self.sender.raw(exchange, routing_key, body, properties, after_us=_microseconds(after_s)))
+
     def post(self, letter: Letter) -> str:
         """Let `letter` leave with this transaction; returns its id."""
-        if self._connection is None and letter.after_us is not None:
+        if self._connection is None and self._opening is None and letter.after_us is not None:
             raise NoDatabase(f"{self.sender.service} has no database to keep a delayed message in")
         self._letters.append(letter)
         return letter.envelope.id
@@ -220,14 +273,14 @@ class UnitOfWork:
             if letter.envelope.id == message_id:
                 self._letters.remove(letter)
                 return True
-        return await outbox.cancel(self.connection, message_id)
+        return await outbox.cancel(await self.begin(), message_id)
 
     async def flush(self, owner: str) -> tuple[list[Letter], list[Letter]]:
         """Write what is in the session and the outbox rows; returns letters and answers."""
         if self._session is not None:
             await self._session.flush()
             failpoint("consumer.mid_handler")
-        letters = await outbox.append(self.connection, self._letters, owner)
+        letters = await outbox.append(await self.begin(), self._letters, owner)
         if self._session is not None:
             await self._session.close()
         return letters, self._answers
@@ -289,6 +342,40 @@ class Transactions:
             # what follows a commit is its callback: a handler cancelled in that moment has committed all the same
             async with self.database.transaction(on_commit=lambda: self._leave(left, owner)) as connection:
                 work = UnitOfWork(connection, self.sender, cause)
+                yield work
+                left.letters, left.answers = await work.flush(owner)
+                left.calls = work.on_committed
+                failpoint("consumer.before_commit")
+        except CommitUnknown:
+            self._dispatcher.sweep()
+            raise
+
+    @asynccontextmanager
+    async def begin_late(self, cause: Envelope, take: Callable[[UnitOfWork], Awaitable[bool]]) -> AsyncIterator[UnitOfWork]:
+        """As `begin`, but nothing is open until the block first needs the database, at its end at the latest.
+
+        Args:
+            take: Makes the message this transaction's own, first of all in it; False where it is another's.
+
+        Raises:
+            NotTaken: It is another's.
+        """
+        owner, left, is_lost = self._owner.id, _Leaving(), False
+        try:
+            async with AsyncExitStack() as stack:
+
+                async def opening() -> AsyncConnection:
+                    nonlocal is_lost
+                    if is_lost:  # and the handler went on all the same
+                        raise NotTaken
+                    transaction = self.database.transaction(on_commit=lambda: self._leave(left, owner))
+                    connection = await stack.enter_async_context(transaction)
+                    if not await take(UnitOfWork(connection, self.sender, cause)):
+                        is_lost = True
+                        raise NotTaken
+                    return connection
+
+                work = UnitOfWork(None, self.sender, cause, opening=opening)
                 yield work
                 left.letters, left.answers = await work.flush(owner)
                 left.calls = work.on_committed

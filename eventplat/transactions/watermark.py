@@ -19,6 +19,9 @@ Skew      `prev` is on the producer's clock. Where ours is behind, an event may 
 Skip      moves the watermark up to what a held event waits for: by patience, or by an operator where that one is
           dead. `transactions.held` warns of everything that waits for longer than `PATIENCE_US`.
 
+Versions  old and new code of a handler share its watermark. What the new one takes is written down here (`take`), so that
+          the old one leaves it to `pending` instead of passing it over as another event of the stream.
+
 No dense counter: filters, late subscribers and two producers of one key would wait for ever.
 
 Next: transactions.held
@@ -26,6 +29,7 @@ Next: transactions.held
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from sqlalchemy import BigInteger, Column, ColumnElement, Table, Text, or_, select, update
@@ -51,6 +55,8 @@ watermark = Table(
     Column("seq", BigInteger, nullable=False),
 )
 
+TAKEN = "*"             # the stream of rows that say what types a handler takes; no stream is called so
+
 Turn = Literal["apply", "wait"]
 
 
@@ -65,6 +71,25 @@ async def horizon(connection: AsyncConnection, handler: str) -> int:
     """When `handler` subscribed, on the database's clock; 0 where it never did."""
     found = select(watermark.c.seq).where(watermark.c.handler == handler, watermark.c.source == "", watermark.c.stream == "")
     return (await connection.execute(found)).scalar() or 0
+
+
+async def take(connection: AsyncConnection, handler: str, types: Sequence[str]) -> None:
+    """Note that this release of `handler` takes events of these types: an older one beside it must not pass them over.
+
+    Args:
+        types: Wire types, `*` for any owner.
+    """
+    rows = [{"handler": handler, "source": "", "stream": TAKEN, "key": type_, "bucket": 0} for type_ in sorted(types)]
+    await connection.execute(postgresql.insert(watermark).values(seq=now_us()).on_conflict_do_nothing(), rows)
+
+
+async def is_taken(connection: AsyncConnection, handler: str, type_: str) -> bool:
+    """Whether a release of `handler` takes events of `type_`."""
+    any_owner = f"*.{type_.partition('.')[2]}"
+    found = select(watermark.c.seq).where(
+        watermark.c.handler == handler, watermark.c.source == "", watermark.c.stream == TAKEN, watermark.c.key.in_((type_, any_owner))
+    )
+    return (await connection.execute(found)).first() is not None
 
 
 async def advance(connection: AsyncConnection, handler: str, envelope: Envelope) -> Turn:

@@ -52,9 +52,9 @@ class Stage:
 
     def __init__(self, folder: Path, database_url: str | None, **settings: object) -> None:
         url = {} if database_url is None else {"database_url": database_url}
-        broker = f"embedded://{folder / 'broker.db'}"  # named, so that several instances may share the database
-        self.settings: Settings = load(data_dir=folder, profile="dev", broker_url=broker, **url, **settings)
-        self.names, self.clock, self.chance = Names(), SystemClock(), random.SystemRandom()
+        broker = {"broker_url": f"embedded://{folder / 'broker.db'}"}  # named, so that several instances may share the database
+        self.settings: Settings = load(data_dir=folder, profile="dev", **url, **(broker | settings))
+        self.names, self.clock, self.chance = Names(self.settings.prefix), SystemClock(), random.SystemRandom()
         self.answers: defaultdict[str, list[Envelope]] = defaultdict(list)
         self._me = self.names.waiting("stage")
         self._runners: dict[Runner, Transport] = {}

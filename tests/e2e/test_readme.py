@@ -10,14 +10,21 @@ import shlex
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 import httpx
 import pytest
 from click.testing import CliRunner
+from pydantic import BaseModel
+from sqlalchemy import text
 
+from eventplat import Context, Event, Key, Properties, Service
+from eventplat.broker.topology import Queue, Topology
+from eventplat.broker.transport import Delivery, Outgoing
 from eventplat.cli.main import cli
 from eventplat.settings import Settings
+from eventplat.testing import Harness
 from tests.servers import free_ports
 
 ROOT = Path(__file__).parents[2]
@@ -63,6 +70,57 @@ def test_what_readme_says_for_when_a_handler_fails_mends_a_shop_that_runs(tmp_pa
     assert "the bank is down" in said["handlers list"]
     assert said["handlers resume"] == "shop.on-order-placed resumed\n"
     assert (tmp_path / "thanked").read_text() == "o-1 3\n"
+
+
+def test_names_and_versions_change_as_readme_says() -> None:
+    said = _declared("evolution")
+    old, new = said["OrderPlaced"], said["OrderPlacedV2"]
+
+    async def test() -> None:
+        async with Harness(said["shop"]) as harness:
+            await harness.publish(old(order_id="a", pence=5))
+            await harness.publish(new(order_id="b", pence=6, currency="EUR"))
+            await harness.quiet()
+            assert harness.dead_letters == []
+            (row,) = await _rows(harness, "SELECT consumer, count(*) FROM eventplat_inbox GROUP BY 1")
+            assert row == ("shop.on-order-placed", 2)
+
+    asyncio.run(test())
+    assert said["in_pounds"](old(order_id="a", pence=5)) == new(order_id="a", pence=5, currency="GBP")
+
+
+def test_queues_of_other_systems_are_read_and_written_as_readme_says() -> None:
+    said = _declared("foreign")
+
+    async def test() -> None:
+        async with Harness(said["shop"]) as harness:
+            transport = harness._process.runners[0]._transport
+            await transport.declare(Topology(queues=(Queue("legacy.done", "classic"),)))
+            body = b'{"number": 7, "sku": "a"}'
+            await transport.publish([Outgoing("", "legacy.orders", Properties(), body)] * 2)
+            await harness.quiet()
+            assert harness.dead_letters == []
+            done: list[Delivery] = []
+            await transport.consume(Queue("legacy.done", "classic"), done.append, prefetch=10)
+            await harness.quiet()
+            assert [(delivery.body, delivery.properties.headers) for delivery in done] == [(b"7", {"sku": "a"})]
+
+    asyncio.run(test())
+
+
+def _declared(block: str) -> dict[str, Any]:
+    """What README's block of this name declares, on a service `shop`."""
+    found = re.search(rf"<!-- test: {block} -->\n```python\n(.+?)```", README, re.DOTALL)
+    assert found is not None
+    names: dict[str, Any] = {"__name__": "readme", "shop": Service("shop")}
+    names |= {"BaseModel": BaseModel, "Context": Context, "Event": Event, "Key": Key}
+    exec(compile(found[1], "README.md", "exec", dont_inherit=True), names)  # without this file's postponed annotations
+    return names
+
+
+async def _rows(harness: Harness, statement: str) -> list[tuple[Any, ...]]:
+    async with harness._process.runners[0].out.database.transaction(read_only=True) as connection:
+        return [tuple(row) for row in await connection.execute(text(statement))]
 
 
 def test_every_command_that_readme_names_is_there() -> None:

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import assert_type
+from typing import Any, assert_type
 
 from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
-from eventplat import Client, Command, Context, Event, Key, Query, Saga, Service, SyncContext
+from eventplat import Client, Command, Context, Event, Key, Properties, Query, Saga, Service, SyncContext
 from eventplat.testing.harness import Harness
 
 
@@ -77,6 +77,49 @@ async def placed(event: Placed, ctx: Context) -> None:
 @stock.handles(Reserve)  # type: ignore[arg-type]
 async def answers_another_type(command: Reserve, ctx: Context[State]) -> int:  # pyright: ignore[reportArgumentType, reportCallIssue, reportUntypedFunctionDecorator]
     return 1
+
+
+class PlacedV2(Event, name="placed", version=2):
+    order_id: Key[str]
+    currency: str
+
+
+@PlacedV2.upcasts(Placed)
+def in_pounds(old: Placed) -> PlacedV2:
+    return PlacedV2(order_id=old.order_id, currency="GBP")
+
+
+@PlacedV2.upcasts(Placed)  # type: ignore[arg-type]
+def makes_another_class(old: Placed) -> Placed:  # pyright: ignore[reportArgumentType, reportUntypedFunctionDecorator]
+    return old
+
+
+class LegacyOrder(BaseModel):
+    number: int
+
+
+def length(body: bytes, properties: Properties) -> int:
+    return len(body)
+
+
+@stock.consume(queue="legacy.orders", decode=LegacyOrder, id=lambda order: order.number)
+async def legacy(order: LegacyOrder, ctx: Context[State]) -> None:
+    assert_type(order.number, int)
+    assert_type(ctx.send_raw(routing_key="legacy.done", body=b"1", headers={"n": 1}), str)
+
+
+@plain.consume(queue="legacy.lengths", decode=length, id="correlation_id")
+async def lengths(number: int, ctx: Context) -> None:
+    assert_type(number, int)
+
+
+@plain.consume(queue="legacy.json")
+def anything(message: dict[str, Any], ctx: SyncContext) -> None:
+    assert_type(ctx.db, Session)
+
+
+@plain.consume(queue="legacy.lengths", decode=length)  # type: ignore[arg-type]
+async def takes_another_type(text: str, ctx: Context) -> None: ...  # pyright: ignore[reportArgumentType, reportCallIssue, reportUntypedFunctionDecorator]
 
 
 @plain.saga(Reserve)
