@@ -40,9 +40,9 @@ def _run(row: Row, stage: Stage, share: float) -> dict[str, Any]:
     job.options["beside"] = row.beside
     try:
         figures = stage.run(row.program, job)
-        expected = job.options.get("left")
-        if expected is not None and (left := stage.left(job.queue)) != expected:
-            raise ProgramFailed(f"{row.name} left {left} messages in its queue, not {expected}")
+        allowed = job.options.get("left")
+        if allowed is not None and (left := stage.left(job.queue)) > allowed + (0 if row.is_ours else row.window):
+            raise ProgramFailed(f"{row.name} left {left} messages in its queue")  # a peer's last acks may go with its connection
     finally:
         stage.clear()
     return figures

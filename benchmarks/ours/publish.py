@@ -9,12 +9,14 @@ from itertools import islice
 from benchmarks.ours.shop import opened, placed, run, sender
 from benchmarks.program import Job, Meter, job
 from eventplat.broker.transport import Confirmed, Transport
+from eventplat.lifecycle import spare_the_collector
 
 BATCH = 256
 
 
 async def main(given: Job) -> None:
     transport, meter = await opened(given.amqp), Meter(given)
+    spare_the_collector()  # as a process of `eventplat run` does
     numbers = iter(range(given.total))
     size = BATCH if given.variant == "batches" else 1
     async with asyncio.TaskGroup() as group:

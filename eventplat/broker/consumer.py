@@ -147,7 +147,8 @@ class Consumer:
         self._is_filling = False
         while self._waiting and len(self._running) < self.concurrency and not (self._is_over or self.is_paused):
             taken = [self._waiting.popleft()]
-            taken += [self._waiting.popleft() for _ in range(min(len(self._waiting), self._batch - 1))]
+            if self._batch > 1:
+                taken += [self._waiting.popleft() for _ in range(min(len(self._waiting), self._batch - 1))]
             task = asyncio.create_task(self._handle(taken))
             self._running[task] = taken
             task.add_done_callback(self._ended)

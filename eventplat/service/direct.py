@@ -58,7 +58,7 @@ class Direct:
             await self._answer(envelope, REJECTED, rejection(Rejected("not_recorded", status=404)))
             delivery.ack()
             return
-        if delivery.delivery_count >= endpoint.retry.attempts_max:
+        if delivery.delivery_count and delivery.delivery_count >= endpoint.retry.attempts_max:
             await self._give_up(endpoint, envelope, EventplatError("its process died during each of its attempts"))
             delivery.dead_letter()
             return
