@@ -147,7 +147,8 @@ async def test_what_is_dead_lettered_goes_to_the_binding(corner: Corner) -> None
     (buried,) = await corner.take(dead, 1)
     assert (buried.body, buried.routing_key, buried.queue) == (b"1", "dead", dead.name)
     assert (buried.properties.message_id, buried.properties.headers) == ("m-1", {"key": "k"})
-    assert (buried.delivery_count, buried.redelivered) == (0, False)
+    goes_on = [(1, True)] if corner.kind == "rabbitmq" else []  # RabbitMQ 4.3 goes on with the count of the queue that it comes from
+    assert (buried.delivery_count, buried.redelivered) in [(0, False), *goes_on]
     assert await corner.transport.depth(queue.name) == 0
 
 

@@ -66,7 +66,7 @@ def permits(server: RabbitContainer, feature: str) -> bool:
 
 def _suite(server: RabbitContainer) -> list[str]:
     files = sorted(str(path.relative_to(ROOT)) for path in (ROOT / SUITE).glob("test_transport_*.py"))
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not embedded", *files]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout=600", "-k", "not embedded", *files]
     environment = {**os.environ, "EVENTPLAT_TEST_AMQP_URL": server.url}
     done = subprocess.run(command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     _print(done.stdout.strip().rpartition("\n")[2])
