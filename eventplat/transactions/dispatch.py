@@ -151,8 +151,11 @@ class Dispatcher:
             await self._publish(self._next_batch())
 
     async def _publish_more(self) -> None:
-        """A second batch while the first is being confirmed: else the broker has nothing to do meanwhile, nor has the window."""
-        while self._waiting and self._owner.may_publish:
+        """Of a backlog, a second batch while the first is being confirmed: else broker and window have nothing to do meanwhile.
+
+        A whole one only: what trickles in goes after what was not confirmed, which a second one may overtake where the first fails.
+        """
+        while len(self._waiting) >= BATCH_MAX and self._owner.may_publish:
             await self._publish(self._next_batch())
 
     def _next_batch(self) -> list[tuple[str, Outgoing]]:
