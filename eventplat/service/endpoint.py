@@ -91,7 +91,7 @@ class Endpoint:
         """The message in `envelope`, upcast where it is an older one; what `decode` makes of a foreign one.
 
         Raises:
-            UnknownType: An event of a name or version that this release does not know.
+            UnknownType: An event of its owner, of a name or version that this release does not know.
             Malformed: It is another handler's, or no message of its type.
         """
         if self.handler.foreign is not None and isinstance(envelope, Foreign):
@@ -99,7 +99,7 @@ class Endpoint:
         reading = self._reading(envelope.type)
         if reading is None:
             said = f"{envelope.type} came to {self.identity}, which handles {', '.join(self.types)}"
-            raise UnknownType(said) if self.handler.message.kind == "event" else Malformed(said)
+            raise UnknownType(said) if self._may_be_newer(envelope.type) else Malformed(said)
         return reading.read(envelope.body)
 
     def queue(self, names: Names) -> Queue:
@@ -129,6 +129,11 @@ class Endpoint:
     def _reading(self, type_: str) -> Reading | None:
         owner = None if self.handler.message.kind == "event" else self.service
         return next((reading for reading in self.readings if reading.is_of(type_, owner)), None)
+
+    def _may_be_newer(self, type_: str) -> bool:
+        """Whether a newer release may read it: it is an event of an owner whose events are read here."""
+        owners = {reading.wire.owner for reading in self.readings}
+        return self.handler.message.kind == "event" and (None in owners or type_.partition(".")[0] in owners)
 
     def _owner(self, wire: WireName) -> str | None:
         return wire.owner if self.handler.message.kind == "event" else self.service

@@ -21,7 +21,7 @@ platform = MetaData()
 UUID = Uuid(as_uuid=False)
 """A message, command or event id: text in Python, 16 bytes in PostgreSQL, 32 characters in SQLite."""
 
-VERSION = "0002"
+VERSION = "0003"
 """The newest of the platform's migrations; a test holds it equal to the newest file."""
 
 VERSION_TABLE = "eventplat_version"

@@ -31,11 +31,11 @@ from eventplat.service.runner import Runner
 from eventplat.service.service import Service
 from eventplat.settings import Settings, load
 
-WITHIN_S = 10.0
+WITHIN_S = 30.0
 
 
 async def until(holds: Callable[[], Any] | Callable[[], Awaitable[Any]], what: str = "") -> Any:
-    """The first true value of `holds`; fails after ten seconds."""
+    """The first true value of `holds`; fails after half a minute."""
     deadline = time.monotonic() + WITHIN_S
     while True:
         found = holds()

@@ -23,6 +23,7 @@ from eventplat.service.context import Context
 from eventplat.service.dead_letters import DeadLetters
 from eventplat.service.runner import Runner
 from eventplat.service.service import Service
+from eventplat.storage.tables import now_us
 from eventplat.transactions.outbox import outbox
 from eventplat.transactions.unit_of_work import Transactions
 from tests.conformance.stage import Stage, until
@@ -366,6 +367,12 @@ async def notes_after_a_while(order: Place, saga: Saga) -> str:
     return "noted"
 
 
+async def notes_much_later(order: Place, saga: Saga) -> str:
+    await saga.sleep(2.0)  # an instance has stopped by then
+    await saga.call(Note(order_id=order.order_id, what=order.order_id))
+    return "noted"
+
+
 def break_at_bad(command: Note) -> None:
     if command.what == "bad":
         raise ValueError("a bug of a handler")
@@ -420,15 +427,17 @@ def test_a_saga_that_stood_still_after_a_timer_goes_on_with_a_fixed_handler(stag
 
 def test_timers_of_sagas_that_a_release_does_not_know_wait_for_one_that_does(stage: Stage) -> None:
     async def test() -> None:
-        newer = await stage.run(orders(notes_after_a_while, returns=notes_after_a_while))
+        newer = await stage.run(orders(notes_after_a_while, returns=notes_much_later))
         unknown = await start(stage, "1", kind=Return)
         await until(lambda: step_timers(stage, newer))
         await stage.stop(newer)
         older = await stage.run(orders(notes_after_a_while))
+        is_due = select(timer.c.id).where(timer.c.kind == "step", timer.c.due_us <= now_us())
+        await until(lambda: stage.rows(older, is_due))
         known = await start(stage)
         assert (await stage.answer_to(known.id)).type == DONE
         assert len(await step_timers(stage, older)) == 1
-        await stage.run(orders(notes_after_a_while, returns=notes_after_a_while))
+        await stage.run(orders(notes_after_a_while, returns=notes_much_later))
         assert (await stage.answer_to(unknown.id)).type == DONE
 
     run(stage, test)
