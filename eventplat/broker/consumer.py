@@ -48,17 +48,20 @@ class Consumer:
         prefetch: Deliveries held at a time, at most.
         clock: Measures how long they are handled, which the prefetch follows. None: it stays as it is, as it must where
             one consumer of several is active, since each change passes the turn on.
+        key_of: What is to be handled one after the other, as it came: deliveries of one key never run side by side. None,
+            or a key that is None: everything may.
     """
 
     def __init__(
         self, transport: Transport, queue: Queue, process: Process, *, prefetch: int, concurrency: int, batch: int = 1,
-        clock: Clock | None = None,
+        clock: Clock | None = None, key_of: Callable[[Delivery], object] | None = None,
     ) -> None:  # fmt: skip
         self.queue = queue
         self._transport, self._process = transport, process
         self._prefetch, self.concurrency, self._batch = prefetch, concurrency, batch
         self._waiting: deque[Delivery] = deque()
         self._running: dict[asyncio.Task[None], Sequence[Delivery]] = {}
+        self._key_of, self._busy = key_of, set[object]()
         self._subscription: Subscription | None = None
         self._clock, self._measured = clock, Prefetch(slots=concurrency, batch=batch, most=prefetch)
         self._handling = HANDLING.labels(queue.name)
@@ -146,7 +149,9 @@ class Consumer:
     def _fill(self) -> None:
         self._is_filling = False
         while self._waiting and len(self._running) < self.concurrency and not (self._is_over or self.is_paused):
-            taken = [self._waiting.popleft()]
+            if (first := self._next()) is None:
+                return
+            taken = [first]
             if self._batch > 1:
                 taken += [self._waiting.popleft() for _ in range(min(len(self._waiting), self._batch - 1))]
             task = asyncio.create_task(self._handle(taken))
@@ -154,8 +159,23 @@ class Consumer:
             task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        del self._running[task]
+        for delivery in self._running.pop(task):
+            if self._key_of is not None:
+                self._busy.discard(self._key_of(delivery))
         self._fill()
+
+    def _next(self) -> Delivery | None:
+        """The first that waits for none of its key."""
+        if self._key_of is None:
+            return self._waiting.popleft()
+        for place, delivery in enumerate(self._waiting):
+            key = self._key_of(delivery)
+            if key is None or key not in self._busy:
+                del self._waiting[place]
+                if key is not None:
+                    self._busy.add(key)
+                return delivery
+        return None
 
     async def _handle(self, deliveries: Sequence[Delivery]) -> None:
         began = 0.0 if self._clock is None else self._clock.monotonic()

@@ -221,11 +221,11 @@ class Runner:
                 self._transport, queue, batches.process, prefetch=prefetch, concurrency=concurrency, batch=handler.batch, clock=self._clock
             )
         process = one_by_one(partial(self._process_of(endpoint), endpoint))
-        concurrency = 1 if handler.ordered else min(handler.concurrency or prefetch, self._room)
+        concurrency = min(handler.concurrency or prefetch, self._room)
         if handler.is_saga:  # a rush begins no more than its answers let end: they would time out behind the beginnings
             concurrency = max(concurrency // ANSWERS_PER_START, 1)
-        clock = None if handler.ordered else self._clock
-        return Consumer(self._transport, queue, process, prefetch=max(prefetch, concurrency), concurrency=concurrency, clock=clock)
+        order: dict[str, Any] = {"key_of": _key_of} if handler.ordered else {"clock": self._clock}
+        return Consumer(self._transport, queue, process, prefetch=max(prefetch, concurrency), concurrency=concurrency, **order)
 
     def _process_of(self, endpoint: Endpoint) -> Callable[[Endpoint, Delivery], Awaitable[None]]:
         if not self.service.has_database:
@@ -236,6 +236,11 @@ class Runner:
     def _room(self) -> int:
         """How many messages of one handler may be handled at once: without a transaction each, no more than fit the prefetch."""
         return self._settings.database_pool_size if self.service.has_database else self._settings.prefetch
+
+
+def _key_of(delivery: Delivery) -> object:
+    key = delivery.properties.headers.get("key")
+    return key if isinstance(key, str) else None  # anything else is malformed, and parked by whoever reads it
 
 
 def _version() -> str:

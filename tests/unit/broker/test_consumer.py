@@ -74,3 +74,45 @@ def test_what_was_settled_before_it_was_cut_off_stays_settled() -> None:
         assert await transport.depth(QUEUE.name) == 0
 
     played(process, test)
+
+
+def test_deliveries_of_one_key_run_one_after_the_other_and_other_keys_beside_them() -> None:
+    together: list[set[str]] = []
+    running: dict[str, bytes] = {}
+    handled: list[bytes] = []
+
+    async def process(delivery: Delivery) -> None:
+        key = delivery.properties.headers["key"]
+        assert key not in running, "two of one key at once"
+        running[key] = delivery.body
+        together.append(set(running))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        del running[key]
+        handled.append(delivery.body)
+        delivery.ack()
+
+    async def whole() -> None:
+        transport = EmbeddedTransport(EmbeddedBroker(None, clock=SystemClock()), clock=SystemClock())
+        await transport.open()
+        await transport.declare(Topology((Exchange("x", "direct"),), (QUEUE,)))
+        keys = ["a", "a", "a", "b", "a", "c", "b", "c"]
+        await transport.publish([
+            Outgoing("x", "k", Properties(headers={"key": key}), b"%s%d" % (key.encode(), number)) for number, key in enumerate(keys)
+        ])  # fmt: skip
+        consumer = Consumer(
+            transport, QUEUE, one_by_one(process), prefetch=10, concurrency=2, key_of=lambda delivery: delivery.properties.headers["key"]
+        )
+        await consumer.start()
+        while len(handled) < len(keys):
+            await asyncio.sleep(0)
+        await consumer.stop()
+        await transport.close()
+
+    asyncio.run(whole())
+
+    assert {"a", "b"} in together
+    assert max(map(len, together)) == 2
+    for key in (b"a", b"b", b"c"):
+        of_key = [body for body in handled if body[:1] == key]
+        assert of_key == sorted(of_key)
