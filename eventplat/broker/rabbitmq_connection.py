@@ -3,7 +3,7 @@
 A process has two: alarms stop a connection that publishes, and the other goes on consuming and acking.
 Whoever needs a channel asks the link, which waits until there is a connection; whoever loses one asks again.
 
-Return    exponential backoff with full jitter, 0.1 to 10 s, over the given brokers in turn; a connection
+Return    exponential backoff with full jitter, 0.1 to 5 s, over the given brokers in turn; a connection
           that stood for 5 s starts the count anew, so that one that dies at once is not a busy loop.
 Refused   a wrong password or virtual host ends `open` at once; after a first success it is retried for ever.
 Silence   heartbeats every 15 s: a half-open connection is noticed within two of them.
@@ -48,7 +48,7 @@ SOCKET_TIMEOUT_S = 5.0
 STACK_TIMEOUT_S = 10.0
 ANSWER_TIMEOUT_S = 30.0
 GOODBYE_S = 2.0
-FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 10.0
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 5.0
 STOOD_S = 5.0
 
 

@@ -26,7 +26,7 @@ from tests.faults.campaign import restart
 from tests.faults.plant import Plant
 from tests.servers import PostgresServer, RabbitServer
 
-WITHIN_S = 15.0
+WITHIN_S = 15.0         # on a machine that does nothing else
 RATE = 60.0             # events a second: each handler has some at any moment
 SPARE = 8               # threads and files that may come and go
 
@@ -45,7 +45,8 @@ class Report:
 
 
 async def campaign(
-    folder: Path, rabbitmq: RabbitServer, postgres: PostgresServer, *, times: int, say: Callable[[str], None] = lambda _: None
+    folder: Path, rabbitmq: RabbitServer, postgres: PostgresServer, *, times: int, within_s: float = WITHIN_S,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Report:
     """Restart `rabbitmq` `times` times under a little load."""
     report = Report()
@@ -59,7 +60,7 @@ async def campaign(
             say(f"{number + 1:>3} {how:<7} {report.seconds[-1]:>6.1f} s")
             if number == 0:
                 held = _held(started)
-        report.wrong += [f"{took:.1f} s until all were consuming again" for took in report.seconds if took > WITHIN_S]
+        report.wrong += [f"{took:.1f} s until all were consuming again" for took in report.seconds if took > within_s]
         report.wrong += [f"{name} has {now} threads and files, {held[name]} after the first restart"
                          for name, now in _held(started).items() if now > held[name] + SPARE]  # fmt: skip
         if plant.crew.deaths or plant.crew.pids() != started:

@@ -48,7 +48,7 @@ def waits(count: int, chance: float = 1.0) -> list[float]:
 
 
 def test_each_failure_doubles_the_wait_up_to_the_longest() -> None:
-    assert waits(9) == [FIRST_WAIT_S * 2**number for number in range(7)] + [LONGEST_WAIT_S] * 2
+    assert waits(9) == [FIRST_WAIT_S * 2**number for number in range(6)] + [LONGEST_WAIT_S] * 3
 
 
 def test_ten_thousand_failures_wait_no_longer() -> None:
