@@ -35,7 +35,7 @@ from eventplat.settings import Settings, load
 
 if TYPE_CHECKING:
     from eventplat.gateway.server import HttpServer
-    from eventplat.observability.monitor import Monitor
+    from eventplat.observability.listener import Listener
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class Process:
         self.server: HttpServer | None = None
         self._transports: list[Transport] = []
         self._pulses: list[Pulse] = []
-        self._monitor: Monitor | None = None
+        self._monitor: Listener | None = None
 
     @property
     def url(self) -> str:
@@ -138,10 +138,11 @@ class Process:
         await self.server.start()
 
     async def _start_monitor(self, port: int) -> None:
-        from eventplat.observability.monitor import Monitor, MonitorApp  # noqa: PLC0415 - only here does a service load uvicorn
+        from eventplat.observability.monitor import MonitorApp, monitor  # noqa: PLC0415 - only here does a service load uvicorn
 
-        self._monitor = Monitor(MonitorApp(self.missing), host=self.settings.metrics_host, port=port)
+        self._monitor = monitor(MonitorApp(self.missing), host=self.settings.metrics_host, port=port)
         await self._monitor.start()
+        logger.info("metrics: %s/metrics", self.monitor_url)
 
     async def _open(self, name: str) -> Transport:
         transport = open_transport(self.settings.broker(), name=name, clock=self._clock)

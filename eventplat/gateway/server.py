@@ -1,4 +1,4 @@
-"""Server: uvicorn inside a running loop, started and stopped as a component.
+"""Server: the gateway's door, a `Listener` with limits.
 
 Limits are set rather than left at their defaults. uvicorn has no deadline for a request that arrives a byte at a time,
 so that a few hundred such clients hold every connection; here a connection has `HEAD_S` for a request's head and
@@ -14,10 +14,8 @@ Source    OWASP, "Slow HTTP attacks"; RFC 9112, 6.1; h11, `max_incomplete_event_
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import socket
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import replace
 
 import h11
@@ -25,10 +23,11 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from eventplat.errors import GatewayError, GatewayFull, SettingsError
+from eventplat.errors import GatewayError, GatewayFull
 from eventplat.gateway.answers import of_error
 from eventplat.gateway.http import Receive, Scope, Send, write
 from eventplat.gateway.problems import problem_reply
+from eventplat.observability.listener import Listener
 
 logger = logging.getLogger(__name__)
 
@@ -51,61 +50,26 @@ class HttpServer:
             server_header=False, proxy_headers=False, lifespan="on", h11_max_incomplete_event_size=HEAD_BYTES_MAX,
             backlog=BACKLOG, timeout_keep_alive=KEEP_ALIVE_S, timeout_graceful_shutdown=GRACEFUL_S,
         )  # fmt: skip
-        self._server = _Server(config)
-        self._host, self._port = host, port
-        self._task: asyncio.Task[None] | None = None
+        self._listener = Listener(config, what="the gateway", setting="EVENTPLAT_GATEWAY_PORT", host=host, port=port)
 
     @property
     def url(self) -> str:
         """As "http://127.0.0.1:8000"."""
-        return f"http://{f'[{self._host}]' if ':' in self._host else self._host}:{self._port}"
+        return self._listener.url
 
     async def start(self) -> None:
-        """Return once it accepts connections.
-
-        Raises:
-            SettingsError: The port is taken, or the app did not start.
-        """
-        listener = socket.socket(socket.AF_INET6 if ":" in self._host else socket.AF_INET)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((self._host, self._port))
-        except OSError as error:
-            listener.close()
-            where = f"{self._host}:{self._port}"
-            raise SettingsError(f"the gateway cannot listen on {where}: {error.strerror}. Set EVENTPLAT_GATEWAY_PORT") from None
-        self._port = listener.getsockname()[1]
-        self._task = asyncio.create_task(self._serve(listener), name="http")
-        while not self._server.started:
-            if self._task.done():
-                await self._task
-            await asyncio.sleep(0.01)
+        """See `Listener.start`."""
+        await self._listener.start()
 
     async def stop(self) -> None:
-        """Finish what is being answered, then close."""
-        self._server.should_exit = True
-        if self._task is not None:
-            await self._task
+        """See `Listener.stop`."""
+        await self._listener.stop()
 
     @property
     def _is_full(self) -> bool:
         """Whether there are more connections, or requests with this one, than may be at once."""
-        state = self._server.server_state
+        state = self._listener.server.server_state
         return len(state.connections) > CONCURRENT_MAX or len(state.tasks) > CONCURRENT_MAX
-
-    async def _serve(self, listener: socket.socket) -> None:
-        with listener:
-            try:
-                await self._server.serve([listener])
-            except SystemExit:  # uvicorn's answer to an app that does not start: it would end this process, not only the server
-                raise SettingsError("the gateway did not start; the log says why") from None
-
-
-class _Server(uvicorn.Server):
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        """Signals are the process's business (`lifecycle`): uvicorn would take them over."""
-        yield
 
 
 class _Entrance:

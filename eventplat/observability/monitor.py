@@ -7,31 +7,26 @@ Ready     503 with what is missing: send it no work, and do not restart it, sinc
 
 It shows names of handlers and queues, so it listens on loopback unless told otherwise.
 
-Next: process
+Next: observability.listener
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
-import logging
-import socket
-from collections.abc import Awaitable, Callable, Generator, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import uvicorn
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from eventplat.errors import SettingsError
-
-logger = logging.getLogger(__name__)
+from eventplat.observability.listener import Listener
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 GRACEFUL_S = 2
+CONCURRENT_MAX = 32
 
 
 class MonitorApp:
@@ -66,52 +61,10 @@ class MonitorApp:
         return 404, "text/plain", b"there are /metrics, /health/live and /health/ready\n"
 
 
-class Monitor:
-    """Serves a `MonitorApp` on `host` and `port`; port 0: a free one."""
-
-    def __init__(self, app: MonitorApp, *, host: str, port: int) -> None:
-        self._server = _Server(uvicorn.Config(
-            app, log_config=None, access_log=False, server_header=False, lifespan="off", ws="none",
-            timeout_graceful_shutdown=GRACEFUL_S, limit_concurrency=32,
-        ))  # fmt: skip
-        self._host, self._port = host, port
-        self._task: asyncio.Task[None] | None = None
-
-    @property
-    def url(self) -> str:
-        """As "http://127.0.0.1:9100"."""
-        return f"http://{f'[{self._host}]' if ':' in self._host else self._host}:{self._port}"
-
-    async def start(self) -> None:
-        """Listen.
-
-        Raises:
-            SettingsError: The port is taken.
-        """
-        listener = socket.socket(socket.AF_INET6 if ":" in self._host else socket.AF_INET)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((self._host, self._port))
-        except OSError as error:
-            listener.close()
-            where = f"{self._host}:{self._port}"
-            raise SettingsError(f"metrics cannot be served on {where}: {error.strerror}. Set EVENTPLAT_METRICS_PORT") from None
-        self._port = listener.getsockname()[1]
-        self._task = asyncio.create_task(self._serve(listener), name="monitor")
-        logger.info("metrics: %s/metrics", self.url)
-
-    async def stop(self) -> None:
-        self._server.should_exit = True
-        if self._task is not None:
-            await self._task
-
-    async def _serve(self, listener: socket.socket) -> None:
-        with listener:
-            await self._server.serve([listener])
-
-
-class _Server(uvicorn.Server):
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        """Signals are the process's business: uvicorn would take them over."""
-        yield
+def monitor(app: MonitorApp, *, host: str, port: int) -> Listener:
+    """What serves `app` on `host` and `port`; port 0: a free one."""
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, server_header=False, lifespan="off", ws="none",
+        timeout_graceful_shutdown=GRACEFUL_S, limit_concurrency=CONCURRENT_MAX,
+    )  # fmt: skip
+    return Listener(config, what="the monitor", setting="EVENTPLAT_METRICS_PORT", host=host, port=port)

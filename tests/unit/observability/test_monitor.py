@@ -12,7 +12,7 @@ import pytest
 
 from eventplat.errors import SettingsError
 from eventplat.observability.metrics import PUBLISHED
-from eventplat.observability.monitor import Monitor, MonitorApp
+from eventplat.observability.monitor import MonitorApp, monitor
 from eventplat.process import Process
 from eventplat.service.service import Service
 from eventplat.settings import load
@@ -57,10 +57,10 @@ def test_anything_else_is_told_what_there_is(method: str, path: str, status: int
 
 def test_a_taken_port_is_named_with_its_setting() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        monitor = Monitor(MonitorApp(dict), host="127.0.0.1", port=taken.getsockname()[1])
+        served = monitor(MonitorApp(dict), host="127.0.0.1", port=taken.getsockname()[1])
 
         with pytest.raises(SettingsError, match="EVENTPLAT_METRICS_PORT"):
-            asyncio.run(monitor.start())
+            asyncio.run(served.start())
 
 
 def test_a_process_serves_them_where_it_is_told_to(tmp_path: Path) -> None:
