@@ -5,7 +5,7 @@ queues and outcomes that a release declares, never a message's id, key or reason
 
 Links       a connection to the broker: up, blocked by an alarm, lost and how often
 Consumers   lost and taken up again
-Messages    sent and how the broker took them; handled, how long it took and how it ended
+Messages    sent and how the broker took them; handled and how long it took; failed and what follows
 Outbox      what waits to be sent, and events for which there was no queue
 
 Next: observability.monitor
@@ -21,7 +21,8 @@ LINKS_LOST = Counter("eventplat_broker_links_lost", "Times that this connection 
 CONSUMERS_LOST = Counter("eventplat_consumers_lost", "Times that the consumer of this queue was lost and taken up again", ["queue"])
 
 PUBLISHED = Counter("eventplat_messages_published", "Messages that the broker has settled", ["outcome"])
-HANDLED = Counter("eventplat_messages_handled", "Messages by handler and ending; a copy was settled before", ["handler", "ending"])
+FAILURES = Counter("eventplat_messages_failed", "Attempts that failed, by handler and what follows: retry, dead, isolated, parked",
+                   ["handler", "follows"])  # fmt: skip
 HANDLING = Histogram(
     "eventplat_handling_seconds", "From delivery to settlement, of one message or one batch", ["queue"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),

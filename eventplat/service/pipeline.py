@@ -29,6 +29,7 @@ from eventplat.errors import EventplatError, Malformed, Rejected, UnknownType
 from eventplat.failpoints import failpoint
 from eventplat.messages.envelope import DONE, FAILED, REJECTED, RUNNING, VOID, Envelope
 from eventplat.observability.logs import logged_as
+from eventplat.observability.metrics import FAILURES
 from eventplat.service.call import Caller
 from eventplat.service.endpoint import Endpoint
 from eventplat.storage.failures import is_transient
@@ -60,6 +61,7 @@ class Pipeline:
         try:
             envelope = endpoint.envelope(delivery.properties, delivery.body)
         except Malformed as error:
+            FAILURES.labels(endpoint.identity, "parked").inc()
             done = await self.reliably(partial(self.transactions.park, endpoint.identity, delivery, error))
         else:
             with logged_as(envelope, endpoint.identity):
@@ -278,6 +280,7 @@ class Pipeline:
                 work.connection, endpoint.identity, envelope, state="retry", attempts=attempts, wait_us=int(wait_s * 1_000_000),
                 error=error_record(error, attempts, self._clock.time_us()),
             )  # fmt: skip
+        FAILURES.labels(endpoint.identity, "retry").inc()
         failpoint("pending.after_record")
         self.wake_pending()
 
@@ -310,6 +313,7 @@ class Pipeline:
             )
             if endpoint.handler.message.kind != "event":
                 work.answer(envelope, FAILED, json.dumps({"error": record["text"], "code": record["code"] or record["type"]}).encode())
+        FAILURES.labels(endpoint.identity, "dead").inc()
 
     async def _isolate(self, endpoint: Endpoint, envelope: Envelope, delivery: Delivery) -> None:
         logger.warning("%s: message %s was handed out %d times without an ack; it runs alone from now on",
@@ -320,6 +324,7 @@ class Pipeline:
                 return
             if not await pending.stands(work.connection, endpoint.identity, envelope.id):
                 await pending.record(work.connection, endpoint.identity, envelope, state="isolated", attempts=0, wait_us=0, error=None)
+        FAILURES.labels(endpoint.identity, "isolated").inc()
         self.wake_pending()
 
 

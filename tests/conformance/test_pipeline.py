@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 from sqlalchemy import Column, MetaData, Table, Text, select, update
 
 from eventplat.broker.topology import COMMANDS, QUERIES
@@ -373,7 +374,14 @@ def test_a_handler_that_fails_twice_is_tried_again_and_then_answers(stage: Stage
     run(stage, shop, test)
 
 
+def failures(follows: str) -> float:
+    """Attempts of `shop.add` that this process has counted."""
+    labels = {"handler": "shop.add", "follows": follows}
+    return REGISTRY.get_sample_value("eventplat_messages_failed_total", labels) or 0.0
+
+
 def test_a_handler_that_gives_up_leaves_a_dead_letter_with_every_error(stage: Stage) -> None:
+    before = failures("retry"), failures("dead")
     shop = Shop(Retry(attempts=3, first=0.02))
     shop.before = always(RuntimeError("no luck"))
 
@@ -391,6 +399,7 @@ def test_a_handler_that_gives_up_leaves_a_dead_letter_with_every_error(stage: St
         assert await settled(stage, runner, dead.message_id) is None
 
     run(stage, shop, test)
+    assert (failures("retry"), failures("dead")) == (before[0] + 2, before[1] + 1)
 
 
 def test_an_error_that_the_policy_never_retries_is_dead_at_once(stage: Stage) -> None:
