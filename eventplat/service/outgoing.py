@@ -67,10 +67,11 @@ class Outgoings:
         self.transactions = Transactions(self.database, self.sender, self.owner, self.dispatcher, self.relay, transport)
         self._parts: list[Component] = [self.owner, self.dispatcher, self.relay]
         self.unrouted = Unrouted(self.apart, self.owner, self.dispatcher, name, clock)
+        self.held = Held(self.apart, clock)
         if not isinstance(service, str):
             self._parts.append(self.unrouted)
             retained = {"inbox_s": settings.inbox_retention_s, "event_log_s": settings.event_log_retention_s}
-            self._parts += [Held(self.apart, clock), Retention(self.apart, clock, **retained)]
+            self._parts += [self.held, Retention(self.apart, clock, **retained)]
 
     async def start(self, tables: MetaData | None = None) -> None:
         """Check the tables, or make them where the profile does so; then own, dispatch and relay."""

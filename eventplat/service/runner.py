@@ -84,6 +84,7 @@ class Runner:
             endpoint.identity: [self._consumer_of(endpoint, queue) for queue in endpoint.former_queues(self.names)]
             for endpoint in self._endpoints
         }
+        self.out.held.is_drained = self._is_drained
         self._former = Former(transport, former, clock, paused=lambda: self._pausing.handlers)
         self._state = AsyncExitStack()
         self._is_draining = False
@@ -172,6 +173,12 @@ class Runner:
     @property
     def _every_consumer(self) -> list[Consumer | Partitions]:
         return [*self._consumers, *self._former.consumers]
+
+    async def _is_drained(self, identity: str) -> bool:
+        """Whether nothing waits in any queue of this handler, also those that it had."""
+        endpoint = next(each for each in self._endpoints if each.identity == identity)
+        queues = endpoint.queues(self.names, self._there.get(identity, 1), keeps=True) + endpoint.former_queues(self.names)
+        return not any([await self._transport.depth(queue.name) for queue in queues])
 
     async def _start_consumers(self) -> None:
         handling = {endpoint.identity: self._consumers_of(endpoint) for endpoint in self._endpoints}

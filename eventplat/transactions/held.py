@@ -1,9 +1,10 @@
 """Held: what waits for its turn and for too long.
 
 Every few seconds it looks at the first held event of each key that has waited for `PATIENCE_US`. Where the one it
-waits for may have been sent before the handler subscribed and is not here in any state, it is let go (see
-`transactions.watermark`, Skew). Anything else is told to the log, once per key and event: what waits, and for
-what. One dead event does not hold its successors silently: it is replayed, or an operator skips it.
+waits for may have been sent before the handler subscribed, is not here in any state, and does not stand in the handler's
+queue either, since nothing does, it is let go (see `transactions.watermark`, Skew): behind a backlog it is only late.
+Anything else is told to the log, once per key and event: what waits, and for what. One dead event does not hold its
+successors silently: it is replayed, or an operator skips it.
 
 Next: transactions.watermark
 """
@@ -11,7 +12,7 @@ Next: transactions.watermark
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any
 
 from sqlalchemy import and_, func, select, tuple_, update
@@ -34,10 +35,15 @@ _PLACE = (pending.c.handler, pending.c.source, pending.c.stream, pending.c.key)
 
 
 class Held:
-    """Watches the held events of one service."""
+    """Watches the held events of one service.
+
+    Attributes:
+        is_drained: Whether nothing waits in the queues of the handler of this identity; set by who knows them.
+    """
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
+        self.is_drained: Callable[[str], Awaitable[bool]] = _nothing_waits
         self._warned: set[str] = set()      # ids of events that the log has told of
         self._loop = Loop("held", self.run_once, every_s=EVERY_S, clock=clock)
 
@@ -50,19 +56,24 @@ class Held:
     async def run_once(self) -> float | None:
         """Look at the keys that wait for too long; returns 0 where there may be more of them."""
         async with self._database.transaction(read_only=True) as connection:
-            if not await _overdue(connection, limit=1):
-                return None
+            handlers = {row.handler for row in await _overdue(connection, limit=KEYS_MAX)}
+        if not handlers:
+            return None
+        drained = {handler for handler in handlers if await self.is_drained(handler)}  # the broker is asked outside a transaction
         async with self._database.transaction() as connection:
             rows = await _overdue(connection, limit=KEYS_MAX)
-            kept = [row for row in rows if not await self._let_go(connection, row)]
+            kept = [row for row in rows if not await self._let_go(connection, row, drained)]
             await _look_again_later(connection, kept)
         return 0.0 if len(rows) == KEYS_MAX else None
 
-    async def _let_go(self, connection: AsyncConnection, row: Any) -> bool:
+    async def _let_go(self, connection: AsyncConnection, row: Any, drained: Collection[str]) -> bool:
         before = await _before(connection, row)
         if before is None:
             horizon_us = await watermark.horizon(connection, row.handler)
-            if watermark.is_doubtful(row.prev, row.seq, row.due_us - watermark.PATIENCE_US, horizon_us):
+            is_doubtful = watermark.is_doubtful(row.prev, row.seq, row.due_us - watermark.PATIENCE_US, horizon_us)
+            if is_doubtful and row.handler not in drained:
+                return False
+            if is_doubtful:
                 logger.info("%s goes on with event %s of key %r: the one before it was sent before it subscribed",
                             row.handler, row.message_id, row.key)  # fmt: skip
                 return await watermark.skip(connection, row.handler, row.message_id)
@@ -80,6 +91,10 @@ class Held:
             "%s holds event %s of key %r in stream %r from %s: it waits for seq %d, %s. Replay that one, or `eventplat dlq skip %s`",
             row.handler, row.message_id, row.key, row.stream, row.source, row.prev, what, row.message_id,
         )  # fmt: skip
+
+
+async def _nothing_waits(_: str) -> bool:
+    return True
 
 
 async def _overdue(connection: AsyncConnection, *, limit: int) -> Sequence[Any]:

@@ -15,7 +15,8 @@ Horizon   when the handler subscribed, on its own database's clock, taken after 
 Skew      `prev` is on the producer's clock. Where ours is behind, an event may follow one that was sent before the
           queue was bound and seem to follow one that must come. So the horizon has a doubtful band above it: a minute,
           plus what the event's own `seq` is ahead of us. There, who waits for one that has not come here in
-          any state is let go after `PATIENCE_US`; above the band it waits until that one comes, or is skipped.
+          any state is let go after `PATIENCE_US`, once nothing stands in the handler's queue: behind a backlog that one is
+          only late. Above the band it waits until that one comes, or is skipped.
 Skip      moves the watermark up to what a held event waits for: by patience, or by an operator where that one is
           dead. `transactions.held` warns of everything that waits for longer than `PATIENCE_US`.
 

@@ -117,6 +117,29 @@ def test_an_event_that_follows_one_from_before_we_subscribed_on_a_clock_ahead_of
     played(tmp_path, url, test)
 
 
+def test_behind_a_backlog_an_event_is_only_late_and_its_successor_is_not_let_go(tmp_path: Path, url: str) -> None:
+    mail = Mail()
+
+    async def test(stage: Stage) -> None:
+        runner = await stage.run(mail.service)
+        (event, envelope), second = chain(stage, stage.clock.time_us() + SECOND, 2)
+        first = (event, replace(envelope, prev=None))
+        await stage.send(second)
+        await until(lambda: stage.rows(runner, select(rows.c.message_id).where(rows.c.state == "held")))
+        consumer = next(each for each in runner._consumers if each.queue.name == stage.names.queue(HANDLER))
+        await consumer.pause()
+        await stage.send(first)
+        overdue = update(rows).where(rows.c.state == "held").values(due_us=rows.c.due_us - watermark.PATIENCE_US)
+        await stage.rows(runner, overdue)
+        await runner.out.held.run_once()
+        assert len(await stage.rows(runner, select(rows.c.message_id).where(rows.c.state == "held"))) == 1
+        await consumer.resume()
+        await until(lambda: len(mail.applied) == 2)
+        assert mail.applied == [0, 1]
+
+    played(tmp_path, url, test)
+
+
 def test_one_dead_event_holds_its_successors_with_a_warning_until_an_operator_skips_it(
     tmp_path: Path, url: str, caplog: pytest.LogCaptureFixture
 ) -> None:

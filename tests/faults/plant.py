@@ -55,7 +55,6 @@ class Plant:
                 await self.crew.start(name)
             while not await self.tally.is_subscribed():
                 await asyncio.sleep(POLL_S)
-            await self.tally.subscribed_long_ago()
             for name in PRODUCERS:
                 await self.crew.start(name)
             while not await self.tally.committed():

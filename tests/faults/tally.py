@@ -49,11 +49,6 @@ class Tally:
             return False
         return await self._number("SELECT count(*) FROM ledger.eventplat_watermark") > 0
 
-    async def subscribed_long_ago(self) -> None:
-        """Put the horizon two minutes back: in its first minute a handler forgives clocks (`transactions.watermark`, Skew)."""
-        moved = "UPDATE ledger.eventplat_watermark SET seq = seq - 120000000 WHERE source = '' RETURNING 1"
-        await self._number(f"WITH moved AS ({moved}) SELECT count(*) FROM moved")
-
     async def committed(self) -> int:
         """Events in the log."""
         if await self._number("SELECT count(*) FROM pg_tables WHERE schemaname = 'meter' AND tablename = 'eventplat_event_log'") == 0:
