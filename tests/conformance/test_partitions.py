@@ -15,9 +15,10 @@ from sqlalchemy import BigInteger, Column, Integer, MetaData, Table, Text, func,
 from eventplat.coordination.lease import announce, lease
 from eventplat.hashing import bucket_of, lane_of
 from eventplat.messages.message import Event, Key
-from eventplat.service import partitions
+from eventplat.service import partitions, pausing
 from eventplat.service.context import Context
 from eventplat.service.endpoint import partitions_there, topology
+from eventplat.service.handler_control import HandlerControl
 from eventplat.service.partitions import Partitions
 from eventplat.service.runner import Runner
 from eventplat.service.service import Service
@@ -143,6 +144,34 @@ def test_instances_come_and_go_and_have_equal_shares_of_eight_partitions(tmp_pat
         await traffic.during(asyncio.gather(*(stage.stop(runner) for runner in others)))
         await traffic.during(spread([first], 8))
         await in_order(stage, first, traffic)
+
+    played(tmp_path, url, test)
+
+
+def test_a_paused_handler_leaves_its_partitions_in_every_instance_until_it_is_resumed(
+    tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pausing, "EVERY_S", 0.05)
+
+    async def test(stage: Stage) -> None:
+        traffic = Traffic(stage)
+        runners = [await stage.run(mail(8)), await stage.run(mail(8))]
+        await traffic.during(spread(runners, 8))
+        control = HandlerControl(runners[0].out.database, by="ana")
+        assert await traffic.during(control.pause(HANDLER))
+        await traffic.during(until(lambda: not any(parts(runner)._seats for runner in runners), "all partitions left"))
+
+        before = await stage.rows(runners[0], select(func.count()).select_from(applied))
+        await traffic.round()
+        runners.append(await stage.run(mail(8)))
+        await until(lambda: runners[2].paused == {HANDLER}, "the pause seen by who starts during it")
+        assert not any(parts(runner)._seats for runner in runners)
+        assert await stage.rows(runners[0], select(func.count()).select_from(applied)) == before
+        assert not any(runner.missing() for runner in runners), "waiting is well"
+
+        assert await control.resume(HANDLER)
+        await traffic.during(spread(runners, 8))
+        await in_order(stage, runners[0], traffic)
 
     played(tmp_path, url, test)
 
