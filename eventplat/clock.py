@@ -8,8 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Protocol
+
+
+class Cancellable(Protocol):
+    """What can be called off."""
+
+    def cancel(self) -> object: ...
 
 
 class Clock(Protocol):
@@ -31,6 +38,10 @@ class Clock(Protocol):
         """Return `seconds` later."""
         ...
 
+    def call_later(self, seconds: float, call: Callable[[], None]) -> Cancellable:
+        """Call it on the loop `seconds` later, unless that is cancelled: a wait without a task of its own."""
+        ...
+
 
 class SystemClock:
     """The machine's clocks."""
@@ -46,3 +57,6 @@ class SystemClock:
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+    def call_later(self, seconds: float, call: Callable[[], None]) -> asyncio.TimerHandle:
+        return asyncio.get_running_loop().call_later(seconds, call)

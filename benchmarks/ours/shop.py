@@ -23,7 +23,7 @@ from eventplat.broker.transport import Transport
 from eventplat.clock import SystemClock
 from eventplat.observability.logs import configure
 from eventplat.settings import Settings
-from eventplat.transactions.unit_of_work import Sender
+from eventplat.transactions.sender import Sender
 
 SERVICE = "bench"
 NAMES = Names("eventplat")

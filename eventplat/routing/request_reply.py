@@ -20,8 +20,8 @@ import logging
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
-from typing import Any
 
 from eventplat.broker.topology import REPLIES, Binding, Names, Queue
 from eventplat.broker.transport import Delivery, Nacked, Outgoing, Returned, Subscription, Transport
@@ -121,15 +121,13 @@ class Requester:
         return asker
 
     async def _until(self, answer: asyncio.Future[Envelope], seconds: float, outgoing: Outgoing) -> Envelope:
-        timer = asyncio.ensure_future(self._clock.sleep(max(seconds, 0)))
-        both: list[asyncio.Future[Any]] = [answer, timer]
+        expiry = self._clock.call_later(max(seconds, 0), partial(_expire, answer))
         try:
-            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            return await answer
+        except TimeoutError:
+            raise TimedOut(f"{outgoing.properties.type} was not answered in time") from None
         finally:
-            timer.cancel()
-        if not answer.done():
-            raise TimedOut(f"{outgoing.properties.type} was not answered in time")
-        return answer.result()
+            expiry.cancel()
 
     def _forget(self, request_id: str, asker: _Asker) -> None:
         askers = self._waiting.get(request_id, [])
@@ -156,3 +154,8 @@ class Requester:
         if asker.correlation_id == reply.correlation_id:
             return True
         return reply.type != RUNNING and asker.body == self._bodies.get(reply.correlation_id)
+
+
+def _expire(answer: asyncio.Future[Envelope]) -> None:
+    if not answer.done():
+        answer.set_exception(TimeoutError())

@@ -31,8 +31,9 @@ from eventplat.sagas.replay import advance
 from eventplat.sagas.steps import StepRow, history_of, row_of
 from eventplat.sagas.store import Changes, Timer, TimerKind
 from eventplat.storage.tables import now_us
-from eventplat.transactions.outbox import Letter
-from eventplat.transactions.unit_of_work import Sender, UnitOfWork
+from eventplat.transactions.letter import Letter
+from eventplat.transactions.sender import Sender
+from eventplat.transactions.unit_of_work import UnitOfWork
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from eventplat.messages.codec import parse, to_properties
 from eventplat.messages.envelope import DONE, FAILED, REJECTED, Envelope
 from eventplat.messages.message import Command, Query
 from eventplat.routing.request_reply import Requester
-from eventplat.transactions.unit_of_work import Sender
+from eventplat.transactions.sender import Sender
 
 R = TypeVar("R")
 

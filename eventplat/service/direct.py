@@ -30,8 +30,10 @@ from eventplat.observability.logs import logged_as
 from eventplat.service.call import Caller
 from eventplat.service.endpoint import Endpoint
 from eventplat.service.pipeline import UNACKED_S_MAX, rejection
-from eventplat.transactions.outbox import Letter
-from eventplat.transactions.unit_of_work import Sender, UnitOfWork
+from eventplat.transactions.answers import Answers
+from eventplat.transactions.letter import Letter
+from eventplat.transactions.sender import Sender
+from eventplat.transactions.unit_of_work import UnitOfWork
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +43,8 @@ BROKER_WAIT_S = 0.2
 class Direct:
     """Runs the handlers of one service that has no database."""
 
-    def __init__(self, sender: Sender, caller: Caller, transport: Transport) -> None:
-        self._sender, self._caller, self._transport = sender, caller, transport
+    def __init__(self, sender: Sender, caller: Caller, transport: Transport, answers: Answers) -> None:
+        self._sender, self._caller, self._transport, self._answers = sender, caller, transport, answers
         self._clock = sender.clock
 
     async def process(self, endpoint: Endpoint | None, delivery: Delivery) -> None:
@@ -103,14 +105,17 @@ class Direct:
             outcome = await self._caller.call(endpoint, message, envelope, work, attempt=attempt)
             if outcome is not None:
                 work.answer(envelope, DONE, outcome)
-        await self._send(work)
+        await self._send(work, must_leave=endpoint.handler.message.kind != "query")
 
-    async def _send(self, work: UnitOfWork) -> None:
+    async def _send(self, work: UnitOfWork, *, must_leave: bool = True) -> None:
         letters, answers = work.leaving()
         if letters:
             await self._send_confirmed(letters)
-        if answers:
+        if answers and must_leave:
             await self._transport.publish([answer.to_waiting() for answer in answers])  # only now is it true
+            return
+        for answer in answers:
+            self._answers.send(answer)
 
     async def _send_confirmed(self, letters: list[Letter]) -> None:
         for letter, outcome in zip(letters, await self._transport.publish([letter.outgoing() for letter in letters]), strict=True):

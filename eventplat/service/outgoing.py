@@ -22,12 +22,14 @@ from eventplat.settings import Settings
 from eventplat.storage.database import Database
 from eventplat.storage.migrate import check, create_tables, has_branch, upgrade, upgrade_service
 from eventplat.storage.postgres import IDLE_S
+from eventplat.transactions.answers import Answers
 from eventplat.transactions.dispatch import Dispatcher
 from eventplat.transactions.held import Held
 from eventplat.transactions.owner import Owner
 from eventplat.transactions.relay import Relay
 from eventplat.transactions.retention import Retention
-from eventplat.transactions.unit_of_work import Sender, Transactions
+from eventplat.transactions.sender import Sender
+from eventplat.transactions.unit_of_work import Transactions
 from eventplat.transactions.unrouted import Unrouted
 
 OWN_CONNECTIONS = 2
@@ -64,7 +66,8 @@ class Outgoings:
         )
         self.dispatcher = Dispatcher(self.apart, transport, self.sender.names, self.owner, clock)
         self.relay = Relay(self.apart, self.owner, self.dispatcher, clock)
-        self.transactions = Transactions(self.database, self.sender, self.owner, self.dispatcher, self.relay, transport)
+        self.answers = Answers(transport)
+        self.transactions = Transactions(self.database, self.sender, self.owner, self.dispatcher, self.relay, self.answers)
         self._parts: list[Component] = [self.owner, self.dispatcher, self.relay]
         self.unrouted = Unrouted(self.apart, self.owner, self.dispatcher, name, clock)
         self.held = Held(self.apart, clock)

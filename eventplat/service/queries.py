@@ -68,7 +68,7 @@ class Queries:
             await self._transactions.park(identity, delivery, error)
         else:
             if answer is not None and envelope.reply_to is not None:
-                self._transactions.answer_now(self._transactions.sender.answer(envelope, *answer))
+                self._transactions.answers.send(self._transactions.sender.answer(envelope, *answer))
         delivery.ack()
 
     async def _in_time(self, endpoint: Endpoint | None, envelope: Envelope) -> tuple[str, bytes] | None:

@@ -74,7 +74,7 @@ class Runner:
         self._asker = self._caller.asker = Asker(transport, self.out.sender)
         self.pipeline = Pipeline(self.out.transactions, self._caller)
         self._queries = Queries(self.out.transactions, self._caller)
-        self._direct = Direct(self.out.sender, self._caller, transport)
+        self._direct = Direct(self.out.sender, self._caller, transport, self.out.answers)
         self._pausing = Pausing(self.out.apart, service.name, clock)
         self._retries = Retries(self.pipeline, self._endpoints, clock, paused=lambda: self._pausing.handlers)
         self._ticker = Ticker(service, self.out.transactions, self._caller, clock)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from itertools import count
 
@@ -39,6 +40,15 @@ class VirtualClock:
         sleeper = asyncio.get_running_loop().create_future()
         heapq.heappush(self._sleepers, (self._elapsed_s + seconds, next(self._numbers), sleeper))
         await sleeper
+
+    def call_later(self, seconds: float, call: Callable[[], None]) -> asyncio.Future[None]:
+        sleeper = asyncio.get_running_loop().create_future()
+        sleeper.add_done_callback(lambda ended: None if ended.cancelled() else call())
+        if seconds > 0:
+            heapq.heappush(self._sleepers, (self._elapsed_s + seconds, next(self._numbers), sleeper))
+        else:
+            sleeper.set_result(None)
+        return sleeper
 
     async def advance(self, seconds: float) -> None:
         """Move time on, waking every sleeper that is due on the way, earliest first."""

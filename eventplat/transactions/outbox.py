@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy import (
@@ -47,11 +46,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from eventplat.broker.topology import routing_key_of
 from eventplat.broker.transport import Outgoing
 from eventplat.hashing import bucket_of
-from eventplat.messages.codec import Properties, to_properties
-from eventplat.messages.envelope import Envelope
+from eventplat.messages.codec import Properties
 from eventplat.messages.ids import is_derived
 from eventplat.storage.tables import UUID, bucket, now_us, platform
 from eventplat.transactions import outbox_postgres
+from eventplat.transactions.letter import Letter
 from eventplat.transactions.owner import process
 from eventplat.transactions.stored import properties_text, to_outgoing
 from eventplat.transactions.stored import to_properties as read_properties
@@ -104,41 +103,6 @@ sequence = Table(
     Column("last", BigInteger, nullable=False),
     Column("prev", BigInteger, nullable=True),     # `last` before the newest transaction: what its first event follows
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Letter:
-    """A message that leaves with its transaction."""
-
-    exchange: str
-    routing_key: str
-    envelope: Envelope
-    is_event: bool = False
-    after_us: int | None = None      # a delayed send: microseconds from now, on the database's clock
-    expiration_ms: int | None = None # of a question: the broker may drop it then
-    _outgoing: Outgoing | None = field(default=None, init=False, repr=False, compare=False)
-
-    @property
-    def takes_turn(self) -> bool:
-        """Whether it gets a place in its key's order; a delayed event does not, or its successors would wait for it."""
-        return self.is_event and self.after_us is None and self.envelope.key is not None and self.envelope.stream is not None
-
-    def placed(self, seq: int | None, prev: int | None) -> Letter:
-        """With its place in its key's order."""
-        return self if seq is None else replace(self, envelope=replace(self.envelope, seq=seq, prev=prev))
-
-    def outgoing(self) -> Outgoing:
-        """As the transport takes it; made once, for its row and for its way."""
-        if self._outgoing is None:
-            properties = to_properties(self.envelope, expiration_ms=self.expiration_ms)
-            object.__setattr__(self, "_outgoing", Outgoing(self.exchange, self.routing_key, properties, self.envelope.body))
-        assert self._outgoing is not None  # noqa: S101 - just made
-        return self._outgoing
-
-    def to_waiting(self) -> Outgoing:
-        """As an answer to a process that waits in memory: at most once, kept by nobody."""
-        properties, body = to_properties(self.envelope), self.envelope.body
-        return Outgoing(self.exchange, self.routing_key, properties, body, mandatory=False, persistent=False)
 
 
 async def append(connection: AsyncConnection, letters: Sequence[Letter], owner: str) -> list[Letter]:

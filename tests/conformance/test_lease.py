@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select, update
 
-from eventplat.clock import SystemClock
+from eventplat.clock import Cancellable, SystemClock
 from eventplat.coordination.lease import Leases, Standing, announce, fence, forget, lease, standings
 from eventplat.errors import StaleLease
 from eventplat.storage.database import Database
@@ -38,6 +38,9 @@ class OwnClock:
         raise AssertionError("a lease never reads a wall clock")
 
     async def sleep(self, seconds: float) -> None:
+        raise AssertionError("a lease never waits")
+
+    def call_later(self, seconds: float, call: Callable[[], None]) -> Cancellable:
         raise AssertionError("a lease never waits")
 
 

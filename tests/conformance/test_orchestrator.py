@@ -24,8 +24,8 @@ from eventplat.service.dead_letters import DeadLetters
 from eventplat.service.runner import Runner
 from eventplat.service.service import Service
 from eventplat.storage.tables import now_us
+from eventplat.transactions.answers import Answers
 from eventplat.transactions.outbox import outbox
-from eventplat.transactions.unit_of_work import Transactions
 from tests.conformance.stage import Stage, until
 
 tables = MetaData()
@@ -524,14 +524,14 @@ async def looks(order: Place, saga: Saga) -> str:
 def test_a_question_whose_answer_was_lost_is_asked_again_and_nothing_is_undone(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     lost: list[object] = []
 
-    def answer_now(self: Transactions, letter: Any) -> None:
+    def send(self: Answers, letter: Any) -> None:
         if letter.routing_key.endswith("orders.replies") and not lost:
             lost.append(letter)
         else:
-            answers(self, letter)
+            sent(self, letter)
 
-    answers = Transactions.answer_now
-    monkeypatch.setattr(Transactions, "answer_now", answer_now)
+    sent = Answers.send
+    monkeypatch.setattr(Answers, "send", send)
     monkeypatch.setattr(execution, "ASK_AGAIN_S", 0.1)
 
     async def test() -> None:

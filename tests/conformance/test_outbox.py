@@ -28,12 +28,14 @@ from eventplat.storage.migrate import upgrade
 from eventplat.storage.tables import now_us
 from eventplat.transactions import dispatch, relay
 from eventplat.transactions import outbox as outboxes
+from eventplat.transactions.answers import Answers
 from eventplat.transactions.dispatch import Dispatcher
 from eventplat.transactions.outbox import event_log, outbox, sequence
 from eventplat.transactions.owner import Owner, process
 from eventplat.transactions.relay import Relay
+from eventplat.transactions.sender import Sender
 from eventplat.transactions.stored import properties_text
-from eventplat.transactions.unit_of_work import Sender, Transactions
+from eventplat.transactions.unit_of_work import Transactions
 from tests.conformance.stage import until
 
 
@@ -84,7 +86,7 @@ class Instance:
         self.dispatcher = Dispatcher(self.database, self.broker, sender.names, self.owner, self.clock)  # type: ignore[arg-type]
         self.relay = Relay(self.database, self.owner, self.dispatcher, self.clock)
         self.transactions = Transactions(
-            self.database, sender, self.owner, self.dispatcher, self.relay, self.broker,  # type: ignore[arg-type]
+            self.database, sender, self.owner, self.dispatcher, self.relay, Answers(self.broker),  # type: ignore[arg-type]
         )  # fmt: skip
 
     async def rows(self, statement: Select[tuple[object, ...]] | Select[tuple[str]]) -> list[tuple[object, ...]]:

@@ -35,9 +35,9 @@ from eventplat.service.endpoint import topology
 from eventplat.service.pipeline import rejection
 from eventplat.service.service import Service
 from eventplat.transactions.inbox import InboxState, Settled
+from eventplat.transactions.sender import Sender
 from eventplat.transactions.stored import properties_text
 from eventplat.transactions.stored import to_properties as read_properties
-from eventplat.transactions.unit_of_work import Sender
 
 VECTORS = Path(__file__).parent / "vectors"
 

@@ -14,7 +14,7 @@ from eventplat.storage.database import Database
 from eventplat.storage.migrate import upgrade
 from eventplat.transactions import outbox, pending
 from eventplat.transactions.attempts import error_record
-from eventplat.transactions.outbox import Letter
+from eventplat.transactions.letter import Letter
 
 START_US = 1_900_000_000_000_000
 WEEK_US = 7 * 86_400 * 1_000_000

@@ -1,11 +1,10 @@
-"""Sending: a message in its envelope, addressed, with what it inherits; and what is taken back with a savepoint."""
+"""Sending: a message in its envelope, addressed, with what it inherits."""
 
 from __future__ import annotations
 
-import asyncio
 import random
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -16,8 +15,8 @@ from eventplat.messages.envelope import DONE, Envelope
 from eventplat.messages.ids import created_us, derived_id
 from eventplat.messages.message import Command, Event, Key
 from eventplat.testing.virtual_clock import VirtualClock
-from eventplat.transactions.outbox import Letter
-from eventplat.transactions.unit_of_work import Sender, UnitOfWork
+from eventplat.transactions.letter import Letter
+from eventplat.transactions.sender import Sender
 
 
 class Placed(Event):
@@ -129,38 +128,3 @@ def test_a_letter_leaves_with_its_exact_bytes() -> None:
 
     assert (letter.outgoing().body, letter.outgoing().exchange, letter.outgoing().routing_key) == (b'{ "a":1}', "t.events", "r")
     assert letter.outgoing().mandatory
-
-
-def work() -> UnitOfWork:
-    return UnitOfWork(cast("Any", object()), sender(), None)
-
-
-def test_what_was_sent_since_a_savepoint_is_forgotten_with_it() -> None:
-    unit = work()
-    waits, durable = replace(CAUSE, reply_to="t.reply.p"), replace(CAUSE, reply_to="t.orders.replies")
-    unit.publish(Opened())
-    unit.answer(waits, DONE, b"1")
-    mark = unit.mark()
-    unit.publish(Opened())
-    unit.answer(waits, DONE, b"2")
-    unit.answer(durable, DONE, b"3")
-
-    assert unit.mark() == (3, 2)
-    unit.back_to(mark)
-    assert unit.mark() == mark == (1, 1)
-
-
-def test_an_answer_that_nobody_waits_for_is_not_written() -> None:
-    unit = work()
-    unit.answer(replace(CAUSE, reply_to=None), DONE, b"1")
-
-    assert unit.mark() == (0, 0)
-
-
-def test_a_message_of_this_transaction_is_taken_back_before_it_is_written() -> None:
-    unit = work()
-    first, second = unit.publish(Opened(), after_s=60), unit.publish(Opened(), after_s=60)
-
-    assert asyncio.run(unit.cancel(first))
-    assert [letter.envelope.id for letter in unit._letters] == [second]
-    assert unit._letters[0].after_us == 60_000_000
