@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, TypeVar
@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from services.demo.generate import Plan, PlannedOrder
 from services.demo.retail import Correction, Job, Line, Month, Order, Refund
 from services.demo.shop import Answer, Shop
+from services.kernel.names import IMPORT_MAX
 
 T = TypeVar("T")
 
@@ -84,21 +85,28 @@ async def trade(shop: Shop, plan: Plan, *, at_once: int = 16, on_order: Callable
     return told
 
 
-async def open_wholesaler(shop: Shop, month: Month, *, at_once: int = 16) -> None:
-    """Create every item and account that the file needs, with what it needs to begin with."""
+async def open_wholesaler(shop: Shop, month: Month) -> None:
+    """Take in every item and account that the file needs, with what it needs to begin with."""
     items = [
-        shop.create_item(
-            sku, price=f"{price:f}", available=month.stock.get(sku, 0), description=month.names[sku][:200], is_stocked=sku in month.stock,
-        )
+        {
+            "sku": sku, "price": f"{price:f}", "available": month.stock.get(sku, 0), "description": month.names[sku][:200],
+            "is_stocked": sku in month.stock,
+        }
         for sku, price in month.prices.items()
     ]  # fmt: skip
-    accounts = [
-        shop.open_account(account, holder=account, balance=f"{month.money[account]:f}", is_guest=account.startswith("G"))
+    await take_in(shop.import_items, items)
+    await take_in(shop.import_accounts, [
+        {"account_id": account, "holder": account, "balance": f"{month.money[account]:f}", "is_guest": account.startswith("G")}
         for account in month.jobs
-    ]
-    for answer in await side_by_side([*items, *accounts], at_once):
+    ])  # fmt: skip
+
+
+async def take_in(send: Callable[[Sequence[Mapping[str, Any]]], Awaitable[Answer]], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Import `rows`, as many at a time as one request takes."""
+    for start in range(0, len(rows), IMPORT_MAX):
+        answer = await send(rows[start : start + IMPORT_MAX])
         if not answer.is_accepted:
-            raise AssertionError(f"the wholesaler could not be opened: {answer}")
+            raise AssertionError(f"the shop could not be opened: {answer}")
 
 
 @dataclass

@@ -89,7 +89,7 @@ async def _month(shop: Shop, options: Options, console: Console) -> list[Check]:
     before = (await shop.get("/stocktake")).body, (await shop.get("/ledger")).body
     with _progress(console) as progress:
         opening = progress.add_task("items and accounts", total=None)
-        await day.open_wholesaler(shop, month, at_once=AT_ONCE)
+        await day.open_wholesaler(shop, month)
         progress.update(opening, total=1, completed=1)
         bar = progress.add_task("invoices", total=sum(len(jobs) for jobs in month.jobs.values()))
         result = await day.feed(shop, month, at_once=AT_ONCE, on_job=lambda: progress.advance(bar))

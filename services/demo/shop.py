@@ -65,6 +65,14 @@ class Shop:
         body = {"account_id": account_id, "holder": holder, "balance": balance, "is_guest": is_guest}
         return await self.post("/accounts", body, key=f"account-{account_id}")
 
+    async def import_items(self, items: Sequence[Mapping[str, Any]]) -> Answer:
+        """Several hundred at a time, all or none."""
+        return await self.post("/item-imports", {"items": list(items)}, key=f"items-from-{quote(items[0]['sku'])}")
+
+    async def import_accounts(self, accounts: Sequence[Mapping[str, Any]]) -> Answer:
+        """Several hundred at a time, all or none."""
+        return await self.post("/account-imports", {"accounts": list(accounts)}, key=f"accounts-from-{accounts[0]['account_id']}")
+
     async def place_order(
         self, order_id: str, account_id: str, lines: Sequence[Mapping[str, Any]], *, country: str = "United Kingdom"
     ) -> Answer:

@@ -13,6 +13,7 @@ from typing import Annotated, TypeAlias
 from pydantic import Field
 
 LINES_MAX = 1_000
+IMPORT_MAX = 500         # of what one request takes in
 QUANTITY_MAX = 1_000_000
 
 OrderId: TypeAlias = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -9,7 +10,25 @@ from sqlalchemy import Row, func, insert, select, update
 
 from eventplat import Context, Rejected
 from services.kernel.money import text
+from services.payments.messages import OpenAccount
 from services.payments.tables import account, entry
+
+NAMED_MAX = 20  # accounts that a refusal lists
+
+
+async def known(ctx: Context[None], account_ids: Collection[str]) -> list[str]:
+    """Those of `account_ids` that are open."""
+    ids = account.c.account_id
+    return list((await ctx.db.execute(select(ids).where(ids.in_(sorted(account_ids))).order_by(ids))).scalars())
+
+
+async def open_all(ctx: Context[None], accounts: Sequence[OpenAccount]) -> None:
+    """Open new accounts, each with what is paid in at once."""
+    in_order = sorted(accounts, key=lambda each: each.account_id)
+    await ctx.db.execute(insert(account), [each.model_dump() for each in in_order])
+    paid_in = [each for each in in_order if each.balance]
+    if deposits := [{"account_id": each.account_id, "amount": each.balance, "kind": "deposit", "at": ctx.now} for each in paid_in]:
+        await ctx.db.execute(insert(entry), deposits)
 
 
 async def locked(ctx: Context[None], account_id: str, *, unknown: int = 422) -> Row[Any]:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 
 from eventplat import Command, Key, Query
 from services.kernel.money import Amount, Payment, Total
-from services.kernel.names import AccountId, OrderId, RefundId
+from services.kernel.names import IMPORT_MAX, AccountId, OrderId, RefundId
 
 Holder = Annotated[str, Field(min_length=1, max_length=120)]
 
@@ -24,6 +24,12 @@ class Account(BaseModel):
     holder: Holder
     is_guest: bool
     balance: Total
+
+
+class ImportedAccounts(BaseModel):
+    """How many accounts were opened."""
+
+    accounts: int
 
 
 class Charge(BaseModel):
@@ -59,6 +65,12 @@ class OpenAccount(Command[Account], name="payments.open-account"):
     holder: Holder
     is_guest: bool = False
     balance: Amount = Decimal(0)
+
+
+class ImportAccounts(Command[ImportedAccounts], name="payments.import-accounts"):
+    """Open many accounts, all or none."""
+
+    accounts: Annotated[tuple[OpenAccount, ...], Field(min_length=1, max_length=IMPORT_MAX)]
 
 
 class Deposit(Command[Account], name="payments.deposit"):

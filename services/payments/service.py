@@ -5,19 +5,22 @@ Next: payments.accounts
 
 from __future__ import annotations
 
+from collections import Counter
 from decimal import Decimal
 
-from sqlalchemy import func, insert, select
+from sqlalchemy import func, select
 
 from eventplat import Context, Rejected, Route, Service
 from services.kernel.money import AMOUNT_MAX, text
-from services.payments.accounts import book, locked, taken_for
+from services.payments.accounts import NAMED_MAX, book, known, locked, open_all, taken_for
 from services.payments.messages import (
     Account,
     Charge,
     ChargePayment,
     Deposit,
     GetAccount,
+    ImportAccounts,
+    ImportedAccounts,
     Ledger,
     OpenAccount,
     ReadLedger,
@@ -33,13 +36,22 @@ payments: Service[None] = Service("payments", tables=metadata)
 @payments.handles(OpenAccount, http=Route("POST /accounts", status=201), requires="payments:write")
 async def open_account(command: OpenAccount, ctx: Context[None]) -> Account:
     """Open an account, with what is paid in at once."""
-    if (await ctx.db.execute(select(account.c.account_id).where(account.c.account_id == command.account_id))).one_or_none():
+    if await known(ctx, [command.account_id]):
         raise Rejected("account_exists", account_id=command.account_id)
-    row = command.model_dump()
-    await ctx.db.execute(insert(account).values({**row, "balance": Decimal(0)}))
-    if command.balance:
-        await book(ctx, await locked(ctx, command.account_id), command.balance, kind="deposit")
-    return Account(**row)
+    await open_all(ctx, [command])
+    return Account(**command.model_dump())
+
+
+@payments.handles(ImportAccounts, http=Route("POST /account-imports", status=201), requires="payments:write")
+async def import_accounts(command: ImportAccounts, ctx: Context[None]) -> ImportedAccounts:
+    """Open many accounts: all of them, or none."""
+    ids = Counter(each.account_id for each in command.accounts)
+    if twice := sorted(id_ for id_, count in ids.items() if count > 1):
+        raise Rejected("account_twice", status=422, account_ids=twice[:NAMED_MAX], count=len(twice))
+    if exist := await known(ctx, ids):
+        raise Rejected("accounts_exist", account_ids=exist[:NAMED_MAX], count=len(exist))
+    await open_all(ctx, command.accounts)
+    return ImportedAccounts(accounts=len(ids))
 
 
 @payments.handles(GetAccount, http="GET /accounts/{account_id}", requires="payments:read")

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from eventplat import Command, Event, Key, Query
 from services.kernel.money import Amount
-from services.kernel.names import LINES_MAX, QUANTITY_MAX, Change, OrderId, Sku
+from services.kernel.names import IMPORT_MAX, LINES_MAX, QUANTITY_MAX, Change, OrderId, Sku
 
 Description = Annotated[str, Field(max_length=200)]
 Reason = Annotated[str, Field(min_length=1, max_length=200)]
@@ -39,6 +39,12 @@ class Item(BaseModel):
     available: int
 
 
+class ImportedItems(BaseModel):
+    """How many items were taken into the range."""
+
+    items: int
+
+
 class Reservation(BaseModel):
     """What was put aside for an order."""
 
@@ -63,6 +69,12 @@ class CreateItem(Command[Item], name="stock.create-item"):
     price: Amount  # today's list price; an order's own price stands
     is_stocked: bool = True
     available: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0
+
+
+class ImportItems(Command[ImportedItems], name="stock.import-items"):
+    """Take many items into the range, all or none."""
+
+    items: Annotated[tuple[CreateItem, ...], Field(min_length=1, max_length=IMPORT_MAX)]
 
 
 class CorrectStock(Command[Item], name="stock.correct-stock"):

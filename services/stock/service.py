@@ -5,13 +5,17 @@ Next: stock.shelves
 
 from __future__ import annotations
 
-from sqlalchemy import func, insert, select
+from collections import Counter
+
+from sqlalchemy import func, select
 
 from eventplat import Context, Rejected, Route, Service
 from services.stock.messages import (
     CorrectStock,
     CreateItem,
     GetItem,
+    ImportedItems,
+    ImportItems,
     Item,
     ReleaseStock,
     Reservation,
@@ -22,7 +26,7 @@ from services.stock.messages import (
     TakeStock,
 )
 from services.stock.quantities import by_sku, lacking
-from services.stock.shelves import NAMED_MAX, held_by, locked, move
+from services.stock.shelves import NAMED_MAX, held_by, known, locked, move, take_in
 from services.stock.tables import item, metadata, movement
 
 stock: Service[None] = Service("stock", tables=metadata)
@@ -31,15 +35,26 @@ stock: Service[None] = Service("stock", tables=metadata)
 @stock.handles(CreateItem, http=Route("POST /items", status=201), requires="stock:write")
 async def create_item(command: CreateItem, ctx: Context[None]) -> Item:
     """Take an item into the range."""
-    if (await ctx.db.execute(select(item.c.sku).where(item.c.sku == command.sku))).one_or_none() is not None:
+    if await known(ctx, [command.sku]):
         raise Rejected("item_exists", sku=command.sku)
     if command.available and not command.is_stocked:
         raise Rejected("not_stocked", status=422, sku=command.sku)
-    row = command.model_dump()
-    await ctx.db.execute(insert(item).values({**row, "available": 0}))
-    if command.available:
-        await move(ctx, {command.sku: command.available}, kind="opening")
-    return Item(**row)
+    await take_in(ctx, [command])
+    return Item(**command.model_dump())
+
+
+@stock.handles(ImportItems, http=Route("POST /item-imports", status=201), requires="stock:write")
+async def import_items(command: ImportItems, ctx: Context[None]) -> ImportedItems:
+    """Take many items into the range: all of them, or none."""
+    skus = Counter(each.sku for each in command.items)
+    if twice := sorted(sku for sku, count in skus.items() if count > 1):
+        raise Rejected("item_twice", status=422, skus=twice[:NAMED_MAX], count=len(twice))
+    if exist := await known(ctx, skus):
+        raise Rejected("items_exist", skus=exist[:NAMED_MAX], count=len(exist))
+    if without := sorted(each.sku for each in command.items if each.available and not each.is_stocked):
+        raise Rejected("not_stocked", status=422, skus=without[:NAMED_MAX], count=len(without))
+    await take_in(ctx, command.items)
+    return ImportedItems(items=len(skus))
 
 
 @stock.handles(GetItem, http="GET /items/{sku}", requires="stock:read")

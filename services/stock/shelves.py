@@ -7,15 +7,28 @@ Balance   what an order still holds is minus the sum of its movements: releasing
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Row, bindparam, func, insert, select, update
 
 from eventplat import Context, Rejected
+from services.stock.messages import CreateItem
 from services.stock.tables import item, movement
 
 NAMED_MAX = 20  # items that a refusal lists
+
+
+async def known(ctx: Context[None], skus: Collection[str]) -> list[str]:
+    """Those of `skus` that are in the range."""
+    return list((await ctx.db.execute(select(item.c.sku).where(item.c.sku.in_(sorted(skus))).order_by(item.c.sku))).scalars())
+
+
+async def take_in(ctx: Context[None], items: Sequence[CreateItem]) -> None:
+    """Put new items into the range, each with what is there of it."""
+    in_order = sorted(items, key=lambda each: each.sku)  # as all rows are locked
+    await ctx.db.execute(insert(item), [{**each.model_dump(), "available": 0} for each in in_order])
+    await move(ctx, {each.sku: each.available for each in in_order if each.available}, kind="opening")
 
 
 async def locked(ctx: Context[None], skus: Collection[str], *, unknown: int = 422) -> dict[str, Row[Any]]:

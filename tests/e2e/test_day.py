@@ -24,13 +24,13 @@ TRIES_A_UNIT = 5
 def test_a_day_of_orders_leaves_the_books_as_the_clients_were_told(kind: Kind, tmp_path: Path) -> None:
     async def trade() -> None:
         async with opened(kind, tmp_path) as open_:
-            plan = generate(120, seed=7)
+            plan = generate(60, seed=7)
             await day.open_shop(open_.shop, plan)
             told = await day.trade(open_.shop, plan)
 
-            assert told.counts()["completed"] > 30
-            assert told.counts()["refused"] > 10
-            assert told.counts()["refunded"] > 2
+            assert told.counts()["completed"] > 15
+            assert told.counts()["refused"] > 5
+            assert told.counts()["refunded"] > 0
             await wait_until_at_rest(open_.fetch)
             assert audit(open_.fetch, {id_: answer.is_accepted for id_, answer in told.orders.items()}) == []
             assert open_.shop.server_errors == []
@@ -107,10 +107,8 @@ def test_a_thousand_customers_for_a_hundred_units_buy_exactly_a_hundred(kind: Ki
 async def _stock_up(open_: Open) -> None:
     created = await open_.shop.create_item("LAST", price="10.00", available=UNITS)
     assert created.is_accepted
-    accounts = (
-        open_.shop.open_account(f"A{n}", holder=f"A{n}", balance="0.00" if n % 4 == 0 else "50.00") for n in range(CUSTOMERS)
-    )
-    assert all(answer.is_accepted for answer in await day.side_by_side(accounts, 32))
+    accounts = [{"account_id": f"A{n}", "holder": f"A{n}", "balance": "0.00" if n % 4 == 0 else "50.00"} for n in range(CUSTOMERS)]
+    await day.take_in(open_.shop.import_accounts, accounts)
 
 
 async def _all_at_once(open_: Open, customers: list[int], attempt: int, told: dict[str, bool]) -> list[int]:
