@@ -9,12 +9,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 PEERS := .venv-bench
 ARGS ?=
+unexport PYTHONDONTWRITEBYTECODE   # else each process that a test starts compiles the whole house
 FIND_PYTHON := for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	if $$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then break; fi; python=; done; \
 	if [ -z "$$python" ]; then echo "no Python >= 3.11 with venv; as root: apt-get install -y python3 python3-venv" >&2; exit 1; fi
 
-.PHONY: help demo test check bench campaign-faults campaign-messages campaign-partitions campaign-restarts campaign-cluster \
-	campaign-memory campaign-brokers campaign-compose lock compose-env clean venv
+.PHONY: help demo test check check-types check-rest bench campaign-faults campaign-messages campaign-partitions campaign-restarts \
+	campaign-cluster campaign-memory campaign-brokers campaign-compose lock compose-env clean venv
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 24
@@ -31,10 +32,15 @@ test: $(VENV)/.installed-dev  ## Run the tests; they start a private RabbitMQ an
 	if [ $$none = 2 ]; then exit 5; fi; exit $$failed
 
 check: $(VENV)/.installed-dev  ## ruff, mypy --strict, the import rules, pyright on the public types
+	$(MAKE) --jobs 2 --output-sync check-types check-rest
+
+check-types:
+	$(BIN)/mypy eventplat services tests deploy benchmarks
+
+check-rest:
 	$(BIN)/ruff check .
-	$(BIN)/mypy eventplat services tests deploy $(patsubst %/,%,$(sort $(dir $(wildcard benchmarks/*.py))))
 	$(BIN)/lint-imports --no-cache
-	if [ -d tests/typing ]; then $(BIN)/pyright --pythonpath $(BIN)/python tests/typing; fi
+	$(BIN)/pyright --pythonpath $(BIN)/python tests/typing
 
 bench: $(VENV)/.installed-dev $(PEERS)/.installed  ## Measure eventplat beside its peers (ARGS="--suite publish --rounds 3", "--quick")
 	$(BIN)/python -m benchmarks $(ARGS)

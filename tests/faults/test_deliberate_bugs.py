@@ -98,7 +98,7 @@ def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     def one(bug: Bug) -> Run:
         return run(patched(tmp_path_factory.mktemp(bug.path.stem) / "house", bug), bug.red, urls)
 
-    with ThreadPoolExecutor(2 * (os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(4 * (os.cpu_count() or 1)) as pool:
         yield {bug.path.name: pool.submit(one, bug) for bug in asked}
         pool.shutdown(cancel_futures=True)
 

@@ -15,7 +15,7 @@ from tests.faults.crash import Fault, run
 from tests.faults.stack import Kind
 from tests.servers import PostgresServer, RabbitServer, shared_postgres, shared_rabbitmq
 
-ORDERS = 80
+ORDERS = 50
 
 EMBEDDED = (
     Fault("embedded"),

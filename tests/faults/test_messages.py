@@ -10,7 +10,7 @@ import pytest
 from tests.faults.messages import campaign
 from tests.servers import shared_postgres, shared_rabbitmq
 
-EVENTS = 3_000
+EVENTS = 2_000
 ROUND = {
     "confirms swallowed": 1, "producer killed": 1, "consumer killed": 1, "broker link cut": 2, "database link cut": 1, "broker killed": 1,
 }  # fmt: skip
