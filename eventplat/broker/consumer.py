@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from eventplat.broker.prefetch import Prefetch
 from eventplat.broker.topology import Queue
 from eventplat.broker.transport import Delivery, Subscription, Transport
-from eventplat.clock import Clock
+from eventplat.clock import Clock, SystemClock
 from eventplat.errors import BrokerError
 from eventplat.observability.metrics import HANDLING
 
@@ -63,7 +63,8 @@ class Consumer:
         self._running: dict[asyncio.Task[None], Sequence[Delivery]] = {}
         self._key_of, self._busy = key_of, set[object]()
         self._subscription: Subscription | None = None
-        self._clock, self._measured = clock, Prefetch(slots=concurrency, batch=batch, most=prefetch)
+        self._clock, self._is_adapting = clock or SystemClock(), clock is not None
+        self._measured = Prefetch(slots=concurrency, batch=batch, most=prefetch)
         self._handling = HANDLING.labels(queue.name)
         self._changing: asyncio.Task[None] | None = None
         self._is_filling = False
@@ -87,7 +88,7 @@ class Consumer:
 
     async def start(self) -> None:
         self._is_leaving = self._is_over = False
-        prefetch = self._prefetch if self._clock is None else self._measured.current
+        prefetch = self._measured.current if self._is_adapting else self._prefetch
         self._subscription = await self._transport.consume(self.queue, self._receive, prefetch=prefetch)
 
     async def pause(self) -> None:
@@ -178,18 +179,20 @@ class Consumer:
         return None
 
     async def _handle(self, deliveries: Sequence[Delivery]) -> None:
-        began = 0.0 if self._clock is None else self._clock.monotonic()
+        began = self._clock.monotonic()
         try:
-            with self._handling.time():
-                await self._process(deliveries)
-            if self._clock is not None:
-                self._measure(len(deliveries), began, self._clock.monotonic())
+            await self._process(deliveries)
         except (Exception, asyncio.CancelledError) as error:  # a bug of the platform: visible, and the message comes again
             if isinstance(error, asyncio.CancelledError) and self._is_over:
                 raise
             logger.exception("%d deliveries of %s were not settled; they come again", len(deliveries), self.queue.name)
             for delivery in deliveries:
                 delivery.requeue()
+        else:
+            ended = self._clock.monotonic()
+            self._handling.observe(ended - began)
+            if self._is_adapting:
+                self._measure(len(deliveries), began, ended)
 
     def _measure(self, deliveries: int, began: float, ended: float) -> None:
         self._measured.handled(deliveries, ended - began)

@@ -41,7 +41,7 @@ CONFIRM_S = 10.0     # for the broker to take a question, even where nobody wait
 @dataclass(frozen=True, eq=False)
 class _Asker:
     correlation_id: str
-    body: bytes                           # its digest
+    body: bytes                           # its digest; empty where nobody else asks under its request's id
     answer: asyncio.Future[Envelope]
 
 
@@ -111,11 +111,11 @@ class Requester:
         return len(self._waiting)
 
     def _asker(self, outgoing: Outgoing, request_id: str) -> _Asker:
-        asker = _Asker(
-            outgoing.properties.correlation_id or request_id, blake2b(outgoing.body, digest_size=16).digest(),
-            asyncio.get_running_loop().create_future(),
-        )  # fmt: skip
-        self._bodies[asker.correlation_id] = asker.body
+        correlation_id, answer = outgoing.properties.correlation_id or request_id, asyncio.get_running_loop().create_future()
+        if correlation_id == request_id:  # asked under an id that nobody else has: no other's answer is its own
+            return _Asker(correlation_id, b"", answer)
+        asker = _Asker(correlation_id, blake2b(outgoing.body, digest_size=16).digest(), answer)
+        self._bodies[correlation_id] = asker.body
         if len(self._bodies) > REMEMBERED:
             self._bodies.popitem(last=False)
         return asker
@@ -153,7 +153,7 @@ class Requester:
     def _concerns(self, reply: Envelope, asker: _Asker) -> bool:
         if asker.correlation_id == reply.correlation_id:
             return True
-        return reply.type != RUNNING and asker.body == self._bodies.get(reply.correlation_id)
+        return reply.type != RUNNING and bool(asker.body) and asker.body == self._bodies.get(reply.correlation_id)
 
 
 def _expire(answer: asyncio.Future[Envelope]) -> None:

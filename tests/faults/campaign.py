@@ -41,8 +41,9 @@ def faults(kind: Kind) -> Iterator[Fault]:
     """Every fault of the campaign, on one kind of stack."""
     if kind == "embedded":
         yield Fault("embedded")
-        for point in (*CONSUMER, *DISPATCH, *SAGA, *REPLY, *GATEWAY, *EMBEDDED):
+        for point in (*CONSUMER, *DISPATCH, *SAGA, *GATEWAY, *EMBEDDED):
             yield Fault("embedded", (f"{point}=kill@150",))
+        yield from (Fault("embedded", (f"{point}=kill@40",)) for point in REPLY)   # answers leave several at a time
         yield Fault("embedded", ("saga.before_undo=kill@3",))
         yield from (Fault("embedded", (f"{RETRY};{point}=kill",)) for point in PENDING)
         yield Fault("embedded", ADOPTED)
