@@ -29,7 +29,7 @@ from eventplat.security.principal import ANONYMOUS, Principal
 from eventplat.service.asking import Asker
 from eventplat.service.context import Context, SyncContext
 from eventplat.service.endpoint import Endpoint
-from eventplat.service.handlers import Tick
+from eventplat.service.handler import Tick
 from eventplat.service.service import Service
 from eventplat.settings import Settings
 from eventplat.storage.session import run_in_thread

@@ -23,7 +23,7 @@ from eventplat.messages.envelope import Envelope
 from eventplat.messages.message import Message, WireName, reply_type
 from eventplat.messages.versions import Reading, readings
 from eventplat.retry import Retry, seconds
-from eventplat.service.handlers import Handler
+from eventplat.service.handler import Handler
 from eventplat.service.service import Service
 
 

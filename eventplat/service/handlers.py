@@ -13,30 +13,22 @@ Next: service.service
 from __future__ import annotations
 
 import inspect
-import re
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, cast, overload
+from typing import Any, Generic, Literal, cast, overload
 
 from pydantic import BaseModel
 from typing_extensions import TypeVar
 
-from eventplat.broker.partitions import PARTITIONS_MAX
 from eventplat.discovery.route import Route
 from eventplat.errors import BadHandler
 from eventplat.messages.codec import Properties
 from eventplat.messages.foreign import Decode, ForeignMessage, ForeignQueue
 from eventplat.messages.message import Event, Message
 from eventplat.retry import Duration, Retry, seconds
+from eventplat.service.decorators import Handles, Request, Sagas, Takes, Ticks
+from eventplat.service.handler import Handler, Tick, check
 from eventplat.service.schedule import Cron, Every, Schedule
-
-if TYPE_CHECKING:
-    from pydantic import TypeAdapter
-
-    from eventplat.sagas.saga import Saga
-    from eventplat.service.context import Context, SyncContext
 
 S = TypeVar("S", default=None)
 R = TypeVar("R")
@@ -46,92 +38,6 @@ E = TypeVar("E", bound=Event)
 F = TypeVar("F", bound=Callable[..., object])
 T = TypeVar("T")
 B = TypeVar("B", bound=BaseModel)
-
-
-class Request(Protocol[M_co, R]):
-    """The class of a command or query: makes an `M`, is answered by an `R`."""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> M_co: ...
-    def reply_adapter(self) -> TypeAdapter[R]: ...
-
-
-class Handles(Protocol[M, R, S]):
-    """Decorates `async def f(message: M, ctx: Context[S]) -> R`, or a `def` with a `SyncContext[S]`."""
-
-    @overload
-    def __call__(self, function: Callable[[M, Context[S]], Awaitable[R]]) -> Callable[[M, Context[S]], Awaitable[R]]: ...
-    @overload
-    def __call__(self, function: Callable[[M, SyncContext[S]], R]) -> Callable[[M, SyncContext[S]], R]: ...
-
-
-class Takes(Protocol[T, S]):
-    """Decorates `async def f(message: T, ctx: Context[S]) -> None`, or a `def` with a `SyncContext[S]`."""
-
-    @overload
-    def __call__(self, function: Callable[[T, Context[S]], Awaitable[None]]) -> Callable[[T, Context[S]], Awaitable[None]]: ...
-    @overload
-    def __call__(self, function: Callable[[T, SyncContext[S]], None]) -> Callable[[T, SyncContext[S]], None]: ...
-
-
-class Sagas(Protocol[M, R]):
-    """Decorates `async def f(message: M, saga: Saga) -> R`."""
-
-    def __call__(self, function: Callable[[M, Saga], Awaitable[R]]) -> Callable[[M, Saga], Awaitable[R]]: ...
-
-
-class Ticks(Protocol[S]):
-    """Decorates `async def f(ctx: Context[S]) -> None`."""
-
-    def __call__(self, function: Callable[[Context[S]], Awaitable[None]]) -> Callable[[Context[S]], Awaitable[None]]: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Handler:
-    """One declared handler of a message."""
-
-    message: type[Message]
-    function: Callable[..., Any]
-    name: str | None                       # identity as given; default: derived from service and message
-    formerly: tuple[str, ...] = ()         # names that it had, the oldest first
-    route: Route | None = None
-    requires: tuple[str, ...] = ()
-    owner: str | None = None
-    start: Literal["now", "beginning"] | datetime = "now"
-    ordered: bool = False
-    partitions: int = 1                    # of an ordered handler: queues that instances share
-    concurrency: int | None = None
-    batch: int = 1
-    retry: Retry | None = None
-    timeout_s: float = 60.0
-    is_saga: bool = False
-    saga_id: str | None = None             # the field of the command that names the saga
-    saga_version: int = 1
-    saga_timeout_s: float | None = None
-    is_late: bool = False                  # the transaction begins when it is first needed
-    foreign: ForeignQueue | None = None    # it takes no message of ours: `message` only stands in
-
-    @cached_property
-    def is_async(self) -> bool:
-        """Whether it runs on the loop; a `def` runs in a thread."""
-        return inspect.iscoroutinefunction(self.function)
-
-    @property
-    def summary(self) -> str:
-        """The first line of the function's docstring."""
-        return (inspect.getdoc(self.function) or "").partition("\n")[0]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tick:
-    """One declared periodic function."""
-
-    function: Callable[..., Awaitable[None]]
-    schedule: Schedule
-
-    @property
-    def name(self) -> str:
-        """Of its row in `tick`: the function's name."""
-        return self.function.__name__.replace("_", "-")
 
 
 class Handlers(Generic[S]):
@@ -320,7 +226,7 @@ class Handlers(Generic[S]):
                 route.check(message)
             _check_signature(function, ("message", "saga" if options.get("is_saga") else "ctx"))
             handler = Handler(message=message, function=function, name=name, route=route, requires=scopes, **options)
-            _check(handler)
+            check(handler)
             self.handlers.append(handler)
             return function
 
@@ -333,32 +239,3 @@ def _check_signature(function: Callable[..., object], wanted: tuple[str, ...]) -
     ]
     if len(parameters) != len(wanted):
         raise BadHandler(f"{function.__qualname__} takes {len(parameters)} arguments. A handler takes exactly ({', '.join(wanted)})")
-
-
-def _check(handler: Handler) -> None:
-    if handler.start != "now":
-        raise BadHandler(f"{handler.function.__qualname__}: start={handler.start!r} is not built yet; only start=\"now\" is")
-    if handler.batch > 1 and (handler.ordered or handler.message.kind == "query"):
-        raise BadHandler(f"{handler.function.__qualname__}: batch= goes with commands and with events that are not ordered")
-    if handler.ordered and handler.message.kind != "event":
-        raise BadHandler(f"{handler.function.__qualname__}: only events are numbered, so only a subscription can be ordered=True")
-    _check_partitions(handler)
-    if handler.is_late and (handler.ordered or handler.batch > 1 or not handler.is_async):
-        raise BadHandler(f"{handler.function.__qualname__}: transaction=\"late\" goes with an `async def`, without ordered= and batch=")
-    if handler.is_saga and not handler.is_async:
-        raise BadHandler(f"{handler.function.__qualname__}: a saga is an `async def`")
-    if handler.saga_id is not None and handler.saga_id not in handler.message.model_fields:
-        raise BadHandler(f"{handler.message.__name__} has no field {handler.saga_id!r} to name its saga by")
-    if handler.batch < 1 or (handler.concurrency is not None and handler.concurrency < 1):
-        raise BadHandler(f"{handler.function.__qualname__}: batch and concurrency count from 1")
-
-
-def _check_partitions(handler: Handler) -> None:
-    if not 1 <= handler.partitions <= PARTITIONS_MAX:
-        raise BadHandler(f"{handler.function.__qualname__}: partitions= is 1..{PARTITIONS_MAX}, as many as keys have lanes")
-    if handler.partitions > 1 and not handler.ordered:
-        raise BadHandler(f"{handler.function.__qualname__}: partitions= goes with ordered=True; one queue serves all without")
-    if handler.partitions > 1 and handler.message.key_field is None:
-        raise BadHandler(f"{handler.message.__name__} has no Key[...] field to spread its events over partitions by")
-    if handler.name is not None and re.search(r"\.p\d\d$", handler.name):
-        raise BadHandler(f"{handler.function.__qualname__}: {handler.name!r} is what a partition's queue is named. Name it otherwise")

@@ -11,7 +11,7 @@ Unknown    an event of a newer version is not this release's to judge: it waits 
 Late       a handler that asks others first: its transaction begins, with the claim, when it needs it.
 Poison     a message that the broker counted three times is not run from the wire: it becomes `isolated`.
 
-Next: transactions.unit_of_work
+Next: service.failures
 """
 
 from __future__ import annotations
@@ -22,19 +22,17 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
-from pydantic import ValidationError
-
 from eventplat.broker.transport import Delivery
-from eventplat.errors import EventplatError, Malformed, Rejected, UnknownType
+from eventplat.errors import Malformed, Rejected, UnknownType
 from eventplat.failpoints import failpoint
-from eventplat.messages.envelope import DONE, FAILED, REJECTED, RUNNING, VOID, Envelope
+from eventplat.messages.envelope import DONE, REJECTED, RUNNING, VOID, Envelope
 from eventplat.observability.logs import logged_as
 from eventplat.observability.metrics import FAILURES
 from eventplat.service.call import Caller
 from eventplat.service.endpoint import Endpoint
+from eventplat.service.failures import Failures
 from eventplat.storage.failures import is_transient
 from eventplat.transactions import inbox, pending, watermark
-from eventplat.transactions.attempts import error_record
 from eventplat.transactions.pending import Pending
 from eventplat.transactions.unit_of_work import NotTaken, Transactions, UnitOfWork
 
@@ -43,8 +41,6 @@ logger = logging.getLogger(__name__)
 ISOLATE_AT = 3              # deliveries counted by the broker
 ISOLATE_FOREIGN_AT = 1      # a classic queue counts no further
 UNACKED_S_MAX = 600.0       # a third of RabbitMQ's consumer timeout of 30 minutes
-NEWER_WAIT_US = 1_000_000     # until an event that this release does not know is looked at again
-NEWER_US_MAX = 3_600_000_000  # a rolling upgrade is over by then
 
 
 class Pipeline:
@@ -53,7 +49,7 @@ class Pipeline:
     def __init__(self, transactions: Transactions, caller: Caller) -> None:
         self.transactions, self.caller = transactions, caller
         self._clock, self._chance = transactions.sender.clock, transactions.sender.chance
-        self.wake_pending: Callable[[], None] = lambda: None
+        self.failures = Failures(transactions)
 
     async def process(self, endpoint: Endpoint, delivery: Delivery) -> None:
         """Handle one delivery and settle it exactly once."""
@@ -97,7 +93,7 @@ class Pipeline:
 
     async def _run_pending(self, endpoint: Endpoint, row: Pending, envelope: Envelope) -> None:
         if row.attempts > endpoint.retry.attempts_max:
-            await self._give_up(endpoint, envelope, row.attempts - 1, None)
+            await self.failures.give_up(endpoint, envelope, row.attempts - 1, None)
             return
         try:
             is_late = endpoint.handler.is_late and envelope.undoes is None
@@ -117,7 +113,7 @@ class Pipeline:
         except Exception as error:
             if is_transient(error):
                 raise
-            await self._failed(endpoint, envelope, error, row.attempts)
+            await self.failures.failed(endpoint, envelope, error, row.attempts)
 
     async def _receive(self, endpoint: Endpoint, envelope: Envelope, delivery: Delivery) -> None:
         if delivery.delivery_count >= (ISOLATE_AT if endpoint.handler.foreign is None else ISOLATE_FOREIGN_AT):
@@ -138,7 +134,7 @@ class Pipeline:
         except Exception as error:
             if is_transient(error):
                 raise
-            await self._failed(endpoint, envelope, error, 1)
+            await self.failures.failed(endpoint, envelope, error, 1)
 
     async def _late(self, endpoint: Endpoint, envelope: Envelope, take: Callable[[UnitOfWork], Awaitable[bool]], attempt: int) -> bool:
         """Run a handler whose transaction begins when it first needs it; False where the message was another's then."""
@@ -204,7 +200,7 @@ class Pipeline:
     async def _in_turn(self, work: UnitOfWork, endpoint: Endpoint, envelope: Envelope) -> bool:
         if await watermark.advance(work.connection, endpoint.identity, envelope) == "apply":
             if await watermark.release(work.connection, endpoint.identity, envelope):
-                work.after_commit(self.wake_pending)
+                work.after_commit(self.failures.wake_pending)
             return True
         await inbox.forget(work.connection, endpoint.consumer, envelope.id)
         patience = watermark.PATIENCE_US
@@ -264,57 +260,6 @@ class Pipeline:
             await inbox.settle(work.connection, endpoint.consumer, envelope.id, "rejected", outcome)
             work.answer(envelope, REJECTED, outcome)
 
-    async def _failed(self, endpoint: Endpoint, envelope: Envelope, error: Exception, attempts: int) -> None:
-        """Record a failed attempt: it runs again when due, or is dead."""
-        if isinstance(error, UnknownType) and await self._waits_for_newer(endpoint, envelope, error):
-            return
-        never = isinstance(error, Malformed | ValidationError)
-        if never or endpoint.retry.gives_up(error, attempts):
-            await self._give_up(endpoint, envelope, attempts, error)
-            return
-        wait_s = endpoint.retry.wait_s(error, attempts, self._chance.getrandbits(16) / 65_536)
-        logger.warning("%s failed (attempt %d), again in %.1f s", endpoint.identity, attempts, wait_s, exc_info=error)
-        failpoint("pending.before_record")
-        async with self.transactions.begin(envelope) as work:
-            await pending.record(
-                work.connection, endpoint.identity, envelope, state="retry", attempts=attempts, wait_us=int(wait_s * 1_000_000),
-                error=error_record(error, attempts, self._clock.time_us()),
-            )  # fmt: skip
-        FAILURES.labels(endpoint.identity, "retry").inc()
-        failpoint("pending.after_record")
-        self.wake_pending()
-
-    async def _waits_for_newer(self, endpoint: Endpoint, envelope: Envelope, error: UnknownType) -> bool:
-        """Let another instance try what this release does not know; no attempt is counted. False once that took too long."""
-        async with self.transactions.begin(envelope) as work:
-            known = await pending.find(work.connection, endpoint.identity, envelope.id)
-            now_us = self._clock.time_us()
-            if known is not None and known.errors and now_us - known.errors[0]["at_us"] > NEWER_US_MAX:
-                return False
-            if known is None:
-                logger.warning("%s", error)
-            wait_us = NEWER_WAIT_US + NEWER_WAIT_US * self._chance.getrandbits(16) // 65_536  # the next to look may be another one
-            await pending.record(
-                work.connection, endpoint.identity, envelope, state="retry", attempts=0, wait_us=wait_us,
-                error=None if known is not None else error_record(error, 0, now_us),
-            )  # fmt: skip
-        self.wake_pending()
-        return True
-
-    async def _give_up(self, endpoint: Endpoint, envelope: Envelope, attempts: int, error: Exception | None) -> None:
-        if error is None:
-            error = EventplatError(f"its process died during each of its last attempts, {attempts} in all")
-        logger.error("%s gives up on %s after %d attempts; see `eventplat dlq show %s`",
-                     endpoint.identity, envelope.id, attempts, envelope.id, exc_info=error)  # fmt: skip
-        async with self.transactions.begin(envelope) as work:
-            record = error_record(error, attempts, self._clock.time_us())
-            await pending.record(
-                work.connection, endpoint.identity, envelope, state="dead", attempts=attempts, wait_us=None, error=record
-            )
-            if endpoint.handler.message.kind != "event":
-                work.answer(envelope, FAILED, json.dumps({"error": record["text"], "code": record["code"] or record["type"]}).encode())
-        FAILURES.labels(endpoint.identity, "dead").inc()
-
     async def _isolate(self, endpoint: Endpoint, envelope: Envelope, delivery: Delivery) -> None:
         logger.warning("%s: message %s was handed out %d times without an ack; it runs alone from now on",
                        endpoint.identity, envelope.id, delivery.delivery_count)  # fmt: skip
@@ -325,7 +270,7 @@ class Pipeline:
             if not await pending.stands(work.connection, endpoint.identity, envelope.id):
                 await pending.record(work.connection, endpoint.identity, envelope, state="isolated", attempts=0, wait_us=0, error=None)
         FAILURES.labels(endpoint.identity, "isolated").inc()
-        self.wake_pending()
+        self.failures.wake_pending()
 
 
 async def _take_pending(endpoint: Endpoint, row: Pending, work: UnitOfWork) -> bool:

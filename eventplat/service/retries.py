@@ -39,7 +39,7 @@ class Retries:
         self._endpoints = {endpoint.identity: endpoint for endpoint in endpoints if endpoint.handler.message.kind != "query"}
         self._lease_us = int((max((e.handler.timeout_s for e in self._endpoints.values()), default=60.0) + SPARE_S) * 1_000_000)
         self._loop = Loop("retries", self.run_once, every_s=EVERY_S, clock=clock)
-        pipeline.wake_pending = self._loop.wake
+        pipeline.failures.wake_pending = self._loop.wake
 
     async def start(self) -> None:
         await self._loop.start()

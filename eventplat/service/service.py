@@ -20,7 +20,8 @@ from eventplat.messages.message import Message, WireName
 from eventplat.messages.versions import readings
 from eventplat.retry import Retry
 from eventplat.service.context import Context
-from eventplat.service.handlers import Handler, Handlers
+from eventplat.service.handler import Handler
+from eventplat.service.handlers import Handlers
 
 S = TypeVar("S", default=None)
 

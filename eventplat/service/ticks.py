@@ -22,7 +22,7 @@ from eventplat.lifecycle import Loop
 from eventplat.messages.envelope import Envelope
 from eventplat.messages.ids import derived_id
 from eventplat.service.call import Caller
-from eventplat.service.handlers import Tick
+from eventplat.service.handler import Tick
 from eventplat.service.service import Service
 from eventplat.storage.tables import bucket, platform
 from eventplat.transactions.unit_of_work import Transactions

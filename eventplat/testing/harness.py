@@ -33,12 +33,12 @@ from eventplat.process import Process
 from eventplat.sagas import store
 from eventplat.sagas.steps import SagaView, view_of
 from eventplat.service.client import Client
-from eventplat.service.handlers import Handler
+from eventplat.service.handler import Handler
 from eventplat.service.runner import Runner
 from eventplat.service.service import Service
 from eventplat.settings import load
 from eventplat.testing.virtual_clock import VirtualClock
-from eventplat.transactions.outbox import event_log, outbox
+from eventplat.transactions.outbox_tables import event_log, outbox
 from eventplat.transactions.pending import Pending, dead_letters, pending
 
 R = TypeVar("R")

@@ -24,20 +24,12 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
-    Boolean,
-    Column,
     ColumnElement,
-    Index,
-    Integer,
-    LargeBinary,
-    Table,
-    Text,
     bindparam,
     case,
     delete,
     func,
     select,
-    text,
     update,
 )  # fmt: skip
 from sqlalchemy.dialects import postgresql
@@ -48,61 +40,13 @@ from eventplat.broker.transport import Outgoing
 from eventplat.hashing import bucket_of
 from eventplat.messages.codec import Properties
 from eventplat.messages.ids import is_derived
-from eventplat.storage.tables import UUID, bucket, now_us, platform
+from eventplat.storage.tables import now_us
 from eventplat.transactions import outbox_postgres
 from eventplat.transactions.letter import Letter
+from eventplat.transactions.outbox_tables import UNROUTED, event_log, outbox, sequence
 from eventplat.transactions.owner import process
 from eventplat.transactions.stored import properties_text, to_outgoing
 from eventplat.transactions.stored import to_properties as read_properties
-
-_UNOWNED = text("owner IS NULL")
-_UNROUTED = text("unrouted")          # as text: compared with a value, SQLite does not find the index
-
-outbox = Table(
-    "eventplat_outbox",
-    platform,
-    Column("id", UUID, primary_key=True),
-    bucket(),
-    Column("owner", UUID, nullable=True),
-    Column("exchange", Text, nullable=False),
-    Column("routing_key", Text, nullable=False),
-    Column("mandatory", Boolean, nullable=False),
-    Column("properties", Text, nullable=False),
-    Column("body", LargeBinary, nullable=True),
-    Column("event_id", UUID, nullable=True),
-    Column("due_us", BigInteger, nullable=True),
-    Column("created_us", BigInteger, nullable=False),
-    Column("attempts", Integer, nullable=False, default=0),
-    Index("eventplat_outbox_owner", "owner", "id"),
-    Index("eventplat_outbox_due", "due_us", postgresql_where=_UNOWNED, sqlite_where=_UNOWNED),
-)
-
-event_log = Table(
-    "eventplat_event_log",
-    platform,
-    Column("id", UUID, primary_key=True),
-    bucket(),
-    Column("type", Text, nullable=False),
-    Column("key", Text, nullable=True),
-    Column("stream", Text, nullable=True),
-    Column("seq", BigInteger, nullable=True),
-    Column("prev", BigInteger, nullable=True),
-    Column("properties", Text, nullable=False),
-    Column("body", LargeBinary, nullable=False),
-    Column("created_us", BigInteger, nullable=False),
-    Column("unrouted", Boolean, nullable=False, default=False),
-    Index("eventplat_event_log_unrouted", "type", postgresql_where=_UNROUTED, sqlite_where=_UNROUTED),
-)
-
-sequence = Table(
-    "eventplat_sequence",
-    platform,
-    Column("stream", Text, primary_key=True),
-    Column("key", Text, primary_key=True),
-    bucket(),
-    Column("last", BigInteger, nullable=False),
-    Column("prev", BigInteger, nullable=True),     # `last` before the newest transaction: what its first event follows
-)
 
 
 async def append(connection: AsyncConnection, letters: Sequence[Letter], owner: str) -> list[Letter]:
@@ -166,7 +110,7 @@ async def mark_unrouted(connection: AsyncConnection, ids: Sequence[str]) -> None
 
 async def has_unrouted(connection: AsyncConnection) -> bool:
     """Whether an event stands in the log that reached no queue."""
-    return (await connection.execute(select(event_log.c.id).where(_UNROUTED).limit(1))).first() is not None
+    return (await connection.execute(select(event_log.c.id).where(UNROUTED).limit(1))).first() is not None
 
 
 async def reopen(
@@ -178,7 +122,7 @@ async def reopen(
         streams: Which types, and the stream of each, where its events have no key to write it down for.
     """
     placed = func.coalesce(event_log.c.seq, event_log.c.created_us)
-    found = select(event_log).where(_UNROUTED, event_log.c.type.in_(streams)).order_by(placed, event_log.c.id).limit(limit)
+    found = select(event_log).where(UNROUTED, event_log.c.type.in_(streams)).order_by(placed, event_log.c.id).limit(limit)
     rows = (await connection.execute(found.with_for_update())).all()
     if not rows:
         return []

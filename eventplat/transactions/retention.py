@@ -26,7 +26,7 @@ from eventplat.lifecycle import Loop
 from eventplat.messages.ids import lowest_id
 from eventplat.storage.database import Database
 from eventplat.transactions.inbox import inbox
-from eventplat.transactions.outbox import event_log, outbox, sequence
+from eventplat.transactions.outbox_tables import event_log, outbox, sequence
 from eventplat.transactions.pending import pending
 from eventplat.transactions.watermark import TAKEN, watermark
 

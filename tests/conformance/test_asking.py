@@ -19,7 +19,7 @@ from eventplat.service.client import Client
 from eventplat.service.context import Context, SyncContext
 from eventplat.service.handlers import Handlers
 from eventplat.service.service import Service
-from eventplat.transactions.outbox import event_log
+from eventplat.transactions.outbox_tables import event_log
 from eventplat.transactions.pending import pending
 from tests.conformance.stage import Stage, until
 

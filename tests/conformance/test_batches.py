@@ -23,7 +23,7 @@ from eventplat.service.context import Context, SyncContext
 from eventplat.service.runner import Runner
 from eventplat.service.service import Service
 from eventplat.transactions.inbox import inbox
-from eventplat.transactions.outbox import event_log, outbox
+from eventplat.transactions.outbox_tables import event_log, outbox
 from eventplat.transactions.pending import pending
 from tests.conformance.stage import Stage, until
 
@@ -210,7 +210,7 @@ def test_a_failing_message_waits_alone_and_the_others_are_done_once(stage: Stage
         await stage.send(*sent[5:10])  # copies from the wire: those that wait do not run
         assert (await stage.answer_to(sent[5][1].id, 2)).type == DONE
         await stage.rows(runner, update(pending).values(due_us=0))
-        runner.pipeline.wake_pending()
+        runner.pipeline.failures.wake_pending()
         assert (await stage.answer_to(sent[7][1].id)).type in (FAILED, "eventplat.running.v1")
         await until(lambda: waiting(stage, runner, 3, state="dead"), "and are dead after their last")
         assert await stage.rows(runner, select(outbox.c.id)) == []

@@ -14,7 +14,7 @@ from eventplat.messages.envelope import DONE
 from eventplat.messages.message import Command, Event, Key
 from eventplat.retry import Retry
 from eventplat.sagas.saga import Saga
-from eventplat.service import former, pipeline
+from eventplat.service import failures, former
 from eventplat.service.context import Context
 from eventplat.service.service import Service
 from eventplat.transactions.inbox import inbox
@@ -194,7 +194,7 @@ def test_an_event_under_its_former_name_is_read_by_the_renamed_class(tmp_path: P
 def test_a_newer_version_that_an_old_instance_takes_waits_for_a_new_one(
     tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "NEWER_WAIT_US", 10_000)
+    monkeypatch.setattr(failures, "NEWER_WAIT_US", 10_000)
     old, new = Release(Placed), Release(PlacedV2)
 
     async def test(stage: Stage) -> None:
@@ -215,8 +215,8 @@ def test_a_newer_version_that_an_old_instance_takes_waits_for_a_new_one(
 def test_a_version_that_no_release_ever_knows_ends_as_a_dead_letter_that_says_so(
     tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "NEWER_WAIT_US", 0)
-    monkeypatch.setattr(pipeline, "NEWER_US_MAX", -1)
+    monkeypatch.setattr(failures, "NEWER_WAIT_US", 0)
+    monkeypatch.setattr(failures, "NEWER_US_MAX", -1)
     old, new = Release(Placed), Release(PlacedV2)
 
     async def test(stage: Stage) -> None:
@@ -233,7 +233,7 @@ def test_a_version_that_no_release_ever_knows_ends_as_a_dead_letter_that_says_so
 def test_the_order_of_a_key_goes_over_versions_and_no_event_is_passed_over_by_old_code(
     tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "NEWER_WAIT_US", 10_000)
+    monkeypatch.setattr(failures, "NEWER_WAIT_US", 10_000)
     old, new = Release(Placed, ordered=True), Release(PlacedV2, ordered=True)
     together: list[tuple[int, str]] = []
     old.handled = new.handled = together  # the order in which both applied them

@@ -26,7 +26,7 @@ from eventplat.service.client import Client
 from eventplat.service.context import Context
 from eventplat.service.service import Service
 from eventplat.transactions.inbox import inbox
-from eventplat.transactions.outbox import outbox
+from eventplat.transactions.outbox_tables import outbox
 from eventplat.transactions.pending import pending
 from tests.conformance.stage import Stage, until
 

@@ -25,7 +25,7 @@ from eventplat.service.runner import Runner
 from eventplat.service.service import Service
 from eventplat.storage.tables import now_us
 from eventplat.transactions.answers import Answers
-from eventplat.transactions.outbox import outbox
+from eventplat.transactions.outbox_tables import outbox
 from tests.conformance.stage import Stage, until
 
 tables = MetaData()

@@ -183,14 +183,14 @@ def test_the_retries_are_woken_for_what_was_released_once_that_is_committed(tmp_
         first, second = chain(stage, stage.clock.time_us() + SECOND, 2)
         await stage.send(second)
         await until(lambda: stage.rows(runner, select(rows.c.message_id)))
-        wake = runner.pipeline.wake_pending
+        wake = runner.pipeline.failures.wake_pending
 
         def look() -> None:
             with closing(sqlite3.connect(file)) as other:  # sees what is committed, now
                 seen.extend(state for (state,) in other.execute("SELECT state FROM eventplat_pending"))
             wake()
 
-        runner.pipeline.wake_pending = look
+        runner.pipeline.failures.wake_pending = look
         await stage.send((first[0], replace(first[1], prev=None)))
         await until(lambda: mail.applied == [0, 1])
         assert seen[0] == "retry"

@@ -30,7 +30,7 @@ from eventplat.transactions import dispatch, relay
 from eventplat.transactions import outbox as outboxes
 from eventplat.transactions.answers import Answers
 from eventplat.transactions.dispatch import Dispatcher
-from eventplat.transactions.outbox import event_log, outbox, sequence
+from eventplat.transactions.outbox_tables import event_log, outbox, sequence
 from eventplat.transactions.owner import Owner, process
 from eventplat.transactions.relay import Relay
 from eventplat.transactions.sender import Sender

@@ -26,7 +26,7 @@ from eventplat.service.context import Context
 from eventplat.service.runner import Runner
 from eventplat.service.service import Service
 from eventplat.transactions.inbox import inbox
-from eventplat.transactions.outbox import outbox
+from eventplat.transactions.outbox_tables import outbox
 from eventplat.transactions.pending import pending
 from tests.conformance.stage import Stage, until
 
@@ -239,7 +239,7 @@ def test_a_copy_of_a_command_that_is_not_settled_is_told_how_it_stands(stage: St
         other = await stage.ask(Add(account="a", n=2), id_=envelope.id)
         assert (other.type, json.loads(other.body)["reason"]) == (REJECTED, "other_body")
         await stage.rows(runner, update(pending).values(due_us=0))
-        runner.pipeline.wake_pending()
+        runner.pipeline.failures.wake_pending()
         await until(lambda: [a for a in stage.answers[envelope.id] if a.type == FAILED], "it gave up")
         is_mended = True
         late = await stage.ask(command, id_=envelope.id)
@@ -527,7 +527,7 @@ def test_a_message_counted_three_times_by_the_broker_runs_isolated(stage: Stage)
         envelope = stage.envelope(Add(account="a"))
         endpoint = next(e for e in runner._endpoints if e.identity == "shop.add")
         taken = Taken(stage._outgoing(Add(account="a"), envelope).properties, envelope.body, count=3)
-        wake, runner.pipeline.wake_pending = runner.pipeline.wake_pending, lambda: None
+        wake, runner.pipeline.failures.wake_pending = runner.pipeline.failures.wake_pending, lambda: None
         await runner.pipeline.process(endpoint, taken)
         assert taken.settled == ["ack"]
         assert shop.calls == []

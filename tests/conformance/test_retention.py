@@ -17,7 +17,7 @@ from eventplat.storage.database import Database
 from eventplat.storage.migrate import upgrade
 from eventplat.transactions import inbox, pending, retention, watermark
 from eventplat.transactions.inbox import inbox as inbox_rows
-from eventplat.transactions.outbox import event_log, sequence
+from eventplat.transactions.outbox_tables import event_log, sequence
 from eventplat.transactions.pending import pending as pending_rows
 from eventplat.transactions.retention import Retention
 

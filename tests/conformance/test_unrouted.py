@@ -17,7 +17,7 @@ from eventplat.service.context import Context
 from eventplat.service.endpoint import manifest
 from eventplat.service.runner import Runner
 from eventplat.service.service import Service
-from eventplat.transactions.outbox import event_log, outbox
+from eventplat.transactions.outbox_tables import event_log, outbox
 from eventplat.transactions.unrouted import Unrouted
 from tests.conformance.stage import Stage, until
 from tests.conformance.test_outbox import Instance, Placed, instance

@@ -23,7 +23,7 @@ from eventplat.messages.message import Event, Key
 from eventplat.service.outgoing import Outgoings
 from eventplat.settings import load
 from eventplat.storage.database import Database
-from eventplat.transactions.outbox import outbox
+from eventplat.transactions.outbox_tables import outbox
 
 COUNT = 5
 WITHIN_S = 10.0

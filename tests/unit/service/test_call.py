@@ -30,7 +30,7 @@ from eventplat.security.principal import Principal
 from eventplat.service.context import Context, SyncContext
 from eventplat.service.service import Service
 from eventplat.settings import load
-from eventplat.transactions.outbox import event_log, outbox
+from eventplat.transactions.outbox_tables import event_log, outbox
 from eventplat.transactions.pending import pending
 from tests.conformance.stage import Stage, until
 

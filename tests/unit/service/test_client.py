@@ -22,7 +22,7 @@ from eventplat.service.client import Client, Transaction
 from eventplat.service.context import Context
 from eventplat.service.runner import Runner
 from eventplat.service.service import Service
-from eventplat.transactions.outbox import event_log
+from eventplat.transactions.outbox_tables import event_log
 from tests.conformance.stage import Stage, until
 
 
