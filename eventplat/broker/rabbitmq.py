@@ -5,7 +5,7 @@ has been delivered still gets done and acked. pika's `AsyncioConnection` runs on
 the files `broker/rabbitmq*.py` know pika.
 
     publish  → rabbitmq_publisher → rabbitmq_confirms
-    consume  → rabbitmq_consumer  → rabbitmq_acks
+    consume  → rabbitmq_consumer  → rabbitmq_attachment → rabbitmq_acks
     both     → rabbitmq_connection → rabbitmq_wire
     consumers the broker has lost    rabbitmq_watchdog
 

@@ -154,6 +154,7 @@ class Runner:
         await self._former.stop()
         await asyncio.gather(*(self._drained(consumer) for consumer in self._every_consumer))
         await self._asker.stop()
+        await self.out.answers.stop()
         await stop_all([*([self.out] if self.service.has_database else []), *self._working])
         await self._state.aclose()
 

@@ -18,6 +18,8 @@ from eventplat.transactions.letter import Letter
 
 logger = logging.getLogger(__name__)
 
+LEAVE_S = 2.0
+
 
 class Answers:
     """Sends them."""
@@ -34,6 +36,11 @@ class Answers:
             task = asyncio.create_task(self._send_all())
             self._leaving.add(task)
             task.add_done_callback(self._leaving.discard)
+
+    async def stop(self) -> None:
+        """Let those leave that are on their way, at most `LEAVE_S` seconds."""
+        if self._leaving:
+            await asyncio.wait(self._leaving, timeout=LEAVE_S)
 
     async def _send_all(self) -> None:
         answers, self._waiting = self._waiting, []

@@ -56,6 +56,17 @@ def test_the_answers_of_one_turn_leave_in_one_batch_and_later_ones_in_another() 
     assert asyncio.run(test()) == [[b"1", b"2", b"3"], [b"4"]]
 
 
+def test_a_process_that_stops_lets_its_last_answers_leave() -> None:
+    async def test() -> list[list[bytes]]:
+        broker = Broker()
+        answers = Answers(cast("Any", broker))
+        answers.send(letter(b"1"))
+        await answers.stop()
+        return broker.taken
+
+    assert asyncio.run(test()) == [[b"1"]]
+
+
 def test_a_broker_that_is_away_loses_its_answers_and_takes_the_next(caplog: pytest.LogCaptureFixture) -> None:
     async def test() -> list[list[bytes]]:
         broker = Broker()
