@@ -32,6 +32,8 @@ from eventplat.broker.rabbitmq_properties import to_pika
 from eventplat.broker.rabbitmq_wire import send_directly
 from eventplat.broker.refusal import refusal
 from eventplat.broker.transport import Nacked, Outcome, Outgoing
+from eventplat.clock import SystemClock
+from eventplat.deadlines import Deadlines
 from eventplat.errors import BrokerUnavailable
 
 logger = logging.getLogger(__name__)
@@ -51,6 +53,7 @@ class Publisher:
         self._lane: _Lane | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._is_isolating = False
+        self._deadlines: Deadlines[Batch] = Deadlines(SystemClock())
         link.on_unblocked = self._pump
 
     def start(self) -> None:
@@ -84,7 +87,7 @@ class Publisher:
             else:
                 slot.settle(refused)
         self._pump()
-        timer = asyncio.get_running_loop().call_later(timeout_s, batch.expire)
+        self._deadlines.add(batch, timeout_s)
         try:
             await batch.done
         except TimeoutError:
@@ -97,7 +100,7 @@ class Publisher:
             error.outcomes = batch.outcomes
             raise
         finally:
-            timer.cancel()
+            self._deadlines.discard(batch)
             batch.is_over = True
             if batch.left:
                 self._forget(batch)

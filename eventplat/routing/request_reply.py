@@ -20,12 +20,12 @@ import logging
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from hashlib import blake2b
 
 from eventplat.broker.topology import REPLIES, Binding, Names, Queue
 from eventplat.broker.transport import Delivery, Nacked, Outgoing, Returned, Subscription, Transport
 from eventplat.clock import Clock
+from eventplat.deadlines import Deadlines
 from eventplat.errors import BrokerUnavailable, Malformed, TimedOut, Unroutable
 from eventplat.messages.codec import to_envelope
 from eventplat.messages.envelope import RUNNING, Envelope
@@ -44,6 +44,10 @@ class _Asker:
     body: bytes                           # its digest; empty where nobody else asks under its request's id
     answer: asyncio.Future[Envelope]
 
+    def expire(self) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(TimeoutError())
+
 
 class Requester:
     """Asks, on behalf of this process."""
@@ -57,6 +61,7 @@ class Requester:
         self._waiting: defaultdict[str, list[_Asker]] = defaultdict(list)   # by request id
         self._bodies: OrderedDict[str, bytes] = OrderedDict()               # by correlation id, the newest last
         self._subscription: Subscription | None = None
+        self._deadlines: Deadlines[_Asker] = Deadlines(clock)
 
     async def start(self) -> None:
         self._subscription = await self._transport.consume(self._queue, self._receive, prefetch=PREFETCH)
@@ -101,7 +106,7 @@ class Requester:
             if isinstance(outcome, Nacked):
                 raise BrokerUnavailable(f"the broker refused it: {outcome.reason}")
             on_confirmed()
-            return await self._until(answer, timeout_s - (self._clock.monotonic() - began), outgoing)
+            return await self._until(asker, timeout_s - (self._clock.monotonic() - began), outgoing)
         finally:
             self._forget(request_id, asker)
 
@@ -120,14 +125,14 @@ class Requester:
             self._bodies.popitem(last=False)
         return asker
 
-    async def _until(self, answer: asyncio.Future[Envelope], seconds: float, outgoing: Outgoing) -> Envelope:
-        expiry = self._clock.call_later(max(seconds, 0), partial(_expire, answer))
+    async def _until(self, asker: _Asker, seconds: float, outgoing: Outgoing) -> Envelope:
+        self._deadlines.add(asker, seconds)
         try:
-            return await answer
+            return await asker.answer
         except TimeoutError:
             raise TimedOut(f"{outgoing.properties.type} was not answered in time") from None
         finally:
-            expiry.cancel()
+            self._deadlines.discard(asker)
 
     def _forget(self, request_id: str, asker: _Asker) -> None:
         askers = self._waiting.get(request_id, [])
@@ -154,8 +159,3 @@ class Requester:
         if asker.correlation_id == reply.correlation_id:
             return True
         return reply.type != RUNNING and bool(asker.body) and asker.body == self._bodies.get(reply.correlation_id)
-
-
-def _expire(answer: asyncio.Future[Envelope]) -> None:
-    if not answer.done():
-        answer.set_exception(TimeoutError())
