@@ -28,7 +28,7 @@ from tests.servers import PostgresServer, RabbitServer
 
 WITHIN_S = 15.0         # on a machine that does nothing else
 RATE = 60.0             # events a second: each handler has some at any moment
-SPARE = 8               # threads and files that may come and go
+SPARE = 8 + 10          # threads and files that may come and go, and connections of a pool that open when first needed
 
 
 @dataclass
