@@ -26,7 +26,7 @@ app = Celery("bench", broker=given.amqp)
 app.conf.update(
     task_default_queue=given.queue, task_default_queue_type="quorum", task_ignore_result=True, task_acks_late=True,
     worker_detect_quorum_queues=True, worker_prefetch_multiplier=given.window // 2, broker_transport_options={"confirm_publish": True},
-    worker_hijack_root_logger=False,
+    worker_hijack_root_logger=False, worker_redirect_stdouts=False,   # our figures are what it prints
 )  # fmt: skip
 
 
