@@ -8,6 +8,8 @@ Source: Evans, Domain-Driven Design (2003), chapter 14: shared kernel.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import Annotated, TypeAlias
 
 from pydantic import Field
@@ -28,3 +30,8 @@ Change: TypeAlias = Quantity | Annotated[int, Field(ge=-QUANTITY_MAX, le=-1)]
 """What is added, or with a minus taken away: never nothing."""
 
 Country: TypeAlias = Annotated[str, Field(min_length=1, max_length=60)]
+
+
+def repeated(names: Sequence[str]) -> list[str]:
+    """Those that come more than once, sorted."""
+    return sorted(name for name, count in Counter(names).items() if count > 1)

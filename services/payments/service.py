@@ -5,13 +5,13 @@ Next: payments.accounts
 
 from __future__ import annotations
 
-from collections import Counter
 from decimal import Decimal
 
 from sqlalchemy import func, select
 
 from eventplat import Context, Rejected, Route, Service
 from services.kernel.money import AMOUNT_MAX, text
+from services.kernel.names import repeated
 from services.payments.accounts import NAMED_MAX, book, known, locked, open_all, taken_for
 from services.payments.messages import (
     Account,
@@ -45,8 +45,8 @@ async def open_account(command: OpenAccount, ctx: Context[None]) -> Account:
 @payments.handles(ImportAccounts, http=Route("POST /account-imports", status=201), requires="payments:write")
 async def import_accounts(command: ImportAccounts, ctx: Context[None]) -> ImportedAccounts:
     """Open many accounts: all of them, or none."""
-    ids = Counter(each.account_id for each in command.accounts)
-    if twice := sorted(id_ for id_, count in ids.items() if count > 1):
+    ids = [each.account_id for each in command.accounts]
+    if twice := repeated(ids):
         raise Rejected("account_twice", status=422, account_ids=twice[:NAMED_MAX], count=len(twice))
     if exist := await known(ctx, ids):
         raise Rejected("accounts_exist", account_ids=exist[:NAMED_MAX], count=len(exist))

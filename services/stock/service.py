@@ -5,11 +5,10 @@ Next: stock.shelves
 
 from __future__ import annotations
 
-from collections import Counter
-
 from sqlalchemy import func, select
 
 from eventplat import Context, Rejected, Route, Service
+from services.kernel.names import repeated
 from services.stock.messages import (
     CorrectStock,
     CreateItem,
@@ -46,8 +45,8 @@ async def create_item(command: CreateItem, ctx: Context[None]) -> Item:
 @stock.handles(ImportItems, http=Route("POST /item-imports", status=201), requires="stock:write")
 async def import_items(command: ImportItems, ctx: Context[None]) -> ImportedItems:
     """Take many items into the range: all of them, or none."""
-    skus = Counter(each.sku for each in command.items)
-    if twice := sorted(sku for sku, count in skus.items() if count > 1):
+    skus = [each.sku for each in command.items]
+    if twice := repeated(skus):
         raise Rejected("item_twice", status=422, skus=twice[:NAMED_MAX], count=len(twice))
     if exist := await known(ctx, skus):
         raise Rejected("items_exist", skus=exist[:NAMED_MAX], count=len(exist))
