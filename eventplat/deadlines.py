@@ -33,9 +33,6 @@ class Deadlines(Generic[T]):
         self._timer: Cancellable | None = None
         self._rings_at = math.inf
 
-    def __len__(self) -> int:
-        return len(self._live)
-
     def add(self, item: T, seconds: float) -> None:
         """Let `item` expire `seconds` from now; in the next turn of the loop at the earliest."""
         now = self._clock.monotonic()

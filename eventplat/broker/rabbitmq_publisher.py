@@ -53,10 +53,10 @@ class Publisher:
         self._lane: _Lane | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._is_isolating = False
-        self._deadlines: Deadlines[Batch] = Deadlines(SystemClock())
         link.on_unblocked = self._pump
 
     def start(self) -> None:
+        self._deadlines: Deadlines[Batch] = Deadlines(SystemClock())   # on this loop
         self._supervisor = asyncio.create_task(self._supervise(), name="publisher")
 
     async def close(self) -> None:

@@ -61,9 +61,9 @@ class Requester:
         self._waiting: defaultdict[str, list[_Asker]] = defaultdict(list)   # by request id
         self._bodies: OrderedDict[str, bytes] = OrderedDict()               # by correlation id, the newest last
         self._subscription: Subscription | None = None
-        self._deadlines: Deadlines[_Asker] = Deadlines(clock)
 
     async def start(self) -> None:
+        self._deadlines: Deadlines[_Asker] = Deadlines(self._clock)    # on this loop
         self._subscription = await self._transport.consume(self._queue, self._receive, prefetch=PREFETCH)
 
     async def stop(self) -> None:

@@ -53,7 +53,7 @@ def test_each_is_given_up_once_within_a_tenth_of_a_second_unless_it_ends_before(
         for work, due, ends in works:
             assert len(work.given_up_at) == (not ends)
             assert all(due <= at <= due + LATE_S + 1e-6 for at in work.given_up_at)
-        assert len(deadlines) == 0
+        assert deadlines._live == {}
 
     on_loop(test)
 
