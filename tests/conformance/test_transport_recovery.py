@@ -138,6 +138,7 @@ async def test_what_was_unsettled_at_a_cut_comes_again(corner: Corner) -> None:
     received[4].ack()
     await corner.reopen()
 
+    await corner.until_depth(queue, 2)
     assert await corner.left_in(queue) == [b"0", b"2"]
 
 

@@ -52,6 +52,7 @@ async def test_acks_in_any_order_settle_what_they_name(corner: Corner) -> None:
 
     await corner.reopen()
 
+    await corner.until_depth(queue, 2)
     assert sorted(await corner.left_in(queue)) == [b"2", b"5"]
 
 
