@@ -150,11 +150,9 @@ class Consumer:
     def _fill(self) -> None:
         self._is_filling = False
         while self._waiting and len(self._running) < self.concurrency and not (self._is_over or self.is_paused):
-            if (first := self._next()) is None:
+            taken = self._next()
+            if not taken:
                 return
-            taken = [first]
-            if self._batch > 1:
-                taken += [self._waiting.popleft() for _ in range(min(len(self._waiting), self._batch - 1))]
             task = asyncio.create_task(self._handle(taken))
             self._running[task] = taken
             task.add_done_callback(self._ended)
@@ -165,18 +163,22 @@ class Consumer:
                 self._busy.discard(self._key_of(delivery))
         self._fill()
 
-    def _next(self) -> Delivery | None:
-        """The first that waits for none of its key."""
+    def _next(self) -> list[Delivery]:
+        """The first that wait for none of their keys, up to a batch; of one key, all or the first of them."""
         if self._key_of is None:
-            return self._waiting.popleft()
-        for place, delivery in enumerate(self._waiting):
+            return [self._waiting.popleft() for _ in range(min(len(self._waiting), self._batch))]
+        taken, keys, passed = list[Delivery](), set[object](), list[Delivery]()
+        while self._waiting and len(taken) < self._batch:
+            delivery = self._waiting.popleft()
             key = self._key_of(delivery)
-            if key is None or key not in self._busy:
-                del self._waiting[place]
-                if key is not None:
-                    self._busy.add(key)
-                return delivery
-        return None
+            if key is not None and key in self._busy:
+                passed.append(delivery)
+                continue
+            taken.append(delivery)
+            keys.add(key)
+        self._waiting.extendleft(reversed(passed))
+        self._busy |= keys - {None}
+        return taken
 
     async def _handle(self, deliveries: Sequence[Delivery]) -> None:
         began = self._clock.monotonic()

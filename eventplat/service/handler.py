@@ -79,8 +79,8 @@ def check(handler: Handler) -> None:
     """
     if handler.start != "now":
         raise BadHandler(f"{handler.function.__qualname__}: start={handler.start!r} is not built yet; only start=\"now\" is")
-    if handler.batch > 1 and (handler.ordered or handler.message.kind == "query"):
-        raise BadHandler(f"{handler.function.__qualname__}: batch= goes with commands and with events that are not ordered")
+    if handler.batch > 1 and handler.message.kind == "query":
+        raise BadHandler(f"{handler.function.__qualname__}: batch= goes with commands and with events")
     if handler.ordered and handler.message.kind != "event":
         raise BadHandler(f"{handler.function.__qualname__}: only events are numbered, so only a subscription can be ordered=True")
     _check_partitions(handler)

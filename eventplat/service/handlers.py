@@ -109,7 +109,8 @@ class Handlers(Generic[S]):
                 beside the one of the new name; what was handled, is retried or stands in order under the old name counts here,
                 also while instances of the old release run. So it stays in the code: the oldest name is the one in the database.
             start: From now on. With the past as well is refused as yet.
-            ordered: Apply events of one key in the order they were published, other keys beside it.
+            ordered: Apply events of one key in the order they were published, other keys beside it; with `batch`, several of
+                each in one transaction.
             partitions: Queues that the keys of an ordered subscription are spread over, 1..64, each consumed by one instance
                 at a time: so many run at once, over all instances. It may be another number in each release.
         """

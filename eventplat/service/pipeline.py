@@ -203,8 +203,7 @@ class Pipeline:
                 work.after_commit(self.failures.wake_pending)
             return True
         await inbox.forget(work.connection, endpoint.consumer, envelope.id)
-        patience = watermark.PATIENCE_US
-        await pending.record(work.connection, endpoint.identity, envelope, state="held", attempts=0, wait_us=patience, error=None)
+        await pending.hold(work.connection, endpoint.identity, [envelope], wait_us=watermark.PATIENCE_US)
         return False
 
     async def _is_to_undo(self, work: UnitOfWork, endpoint: Endpoint, envelope: Envelope) -> bool:

@@ -2,7 +2,7 @@
 
 An attempt is counted first, in a short transaction that also takes the row for as long as the attempt may
 last; then the row is locked, claimed, handled and deleted in one transaction. Isolated rows run one at a
-time, since one of them may kill its process.
+time, since one of them may kill its process. Events that were held run in batches where their handler does.
 
 Next: service.pipeline
 """
@@ -12,10 +12,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
+from itertools import groupby
+from operator import attrgetter
 
 from eventplat.clock import Clock
 from eventplat.failpoints import failpoint
 from eventplat.lifecycle import Loop
+from eventplat.service.batches import Batches
 from eventplat.service.endpoint import Endpoint
 from eventplat.service.pipeline import Pipeline
 from eventplat.transactions import pending
@@ -37,6 +40,9 @@ class Retries:
         self._pipeline, self._paused = pipeline, paused
         self._database = pipeline.transactions.database
         self._endpoints = {endpoint.identity: endpoint for endpoint in endpoints if endpoint.handler.message.kind != "query"}
+        batched = [each for each in self._endpoints.values() if each.handler.ordered and each.handler.batch > 1]
+        self._batches = {endpoint.identity: Batches(pipeline, endpoint) for endpoint in batched}
+        self._limit = max([BATCH, *(endpoint.handler.batch for endpoint in batched)])
         self._lease_us = int((max((e.handler.timeout_s for e in self._endpoints.values()), default=60.0) + SPARE_S) * 1_000_000)
         self._loop = Loop("retries", self.run_once, every_s=EVERY_S, clock=clock)
         pipeline.failures.wake_pending = self._loop.wake
@@ -54,8 +60,11 @@ class Retries:
         wait_s = await self._until_due_s()
         if wait_s > 0:
             return wait_s
-        retried = await self._take("retry", BATCH)
-        await asyncio.gather(*(self._run(row) for row in retried))
+        retried = await self._take("retry", self._limit)
+        together = [row for row in retried if row.attempts == 1 and row.handler in self._batches]
+        alone = [row for row in retried if row not in together]
+        batches = groupby(sorted(together, key=_handler), key=_handler)
+        await asyncio.gather(*(self._batches[name].run_pending(list(rows)) for name, rows in batches), *(self._run(row) for row in alone))
         isolated = await self._take("isolated", 1)
         for row in isolated:
             await self._run(row)
@@ -81,3 +90,6 @@ class Retries:
 
     async def _run(self, row: Pending) -> None:
         await self._pipeline.reliably(partial(self._pipeline.run_pending, self._endpoints[row.handler], row))
+
+
+_handler = attrgetter("handler")

@@ -222,17 +222,17 @@ class Runner:
     def _consumer_of(self, endpoint: Endpoint, queue: Queue, of: int = 1) -> Consumer:
         """The consumer of one of the `of` queues that share the handler's prefetch."""
         handler, prefetch = endpoint.handler, max(self._settings.prefetch // of, min(PARTITION_PREFETCH, self._settings.prefetch))
+        order: dict[str, Any] = {"key_of": _key_of} if handler.ordered else {"clock": self._clock}
         if handler.batch > 1:  # one batch at a time unless asked for: handlers that lock rows would wait for each other
             batches = Batches(self.pipeline, endpoint)
             prefetch, concurrency = max(prefetch, BATCHES_AHEAD * handler.batch), handler.concurrency or 1
             return Consumer(
-                self._transport, queue, batches.process, prefetch=prefetch, concurrency=concurrency, batch=handler.batch, clock=self._clock
+                self._transport, queue, batches.process, prefetch=prefetch, concurrency=concurrency, batch=handler.batch, **order
             )
         process = one_by_one(partial(self._process_of(endpoint), endpoint))
         concurrency = min(handler.concurrency or prefetch, self._room)
         if handler.is_saga:  # a rush begins no more than its answers let end: they would time out behind the beginnings
             concurrency = max(concurrency // ANSWERS_PER_START, 1)
-        order: dict[str, Any] = {"key_of": _key_of} if handler.ordered else {"clock": self._clock}
         return Consumer(self._transport, queue, process, prefetch=max(prefetch, concurrency), concurrency=concurrency, **order)
 
     def _process_of(self, endpoint: Endpoint) -> Callable[[Endpoint, Delivery], Awaitable[None]]:

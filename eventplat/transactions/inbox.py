@@ -143,6 +143,11 @@ async def forget(connection: AsyncConnection, consumer: str, message_id: str) ->
     await connection.execute(delete(inbox).where(inbox.c.message_id == message_id, inbox.c.consumer == consumer))
 
 
+async def forget_many(connection: AsyncConnection, consumer: str, ids: Sequence[str]) -> None:
+    """As `forget` for several."""
+    await connection.execute(delete(inbox).where(inbox.c.message_id.in_(ids), inbox.c.consumer == consumer))
+
+
 async def look_up(connection: AsyncConnection, consumer: str, message_id: str) -> Settled | None:
     """What is recorded of a message, or None."""
     row = (await connection.execute(_LOOK_UP, {"b_message_id": message_id, "b_consumer": consumer})).first()

@@ -144,11 +144,15 @@ async def record(
         **({} if error is None else _newest(error)),
     }
     row = postgresql.insert(pending).values(
-        handler=handler, message_id=envelope.id, bucket=envelope.bucket, exchange=exchange, routing_key=routing_key,
-        type=envelope.type, key=envelope.key, source=envelope.app_id, stream=envelope.stream, seq=envelope.seq, prev=envelope.prev,
-        properties=properties_text(to_properties(envelope)), body=envelope.body, created_us=envelope.created_us or now_us(), **values,
-    )  # fmt: skip
+        **_identity(handler, envelope), exchange=exchange, routing_key=routing_key, created_us=envelope.created_us or now_us(), **values
+    )
     await connection.execute(row.on_conflict_do_update(index_elements=[pending.c.handler, pending.c.message_id], set_=values))
+
+
+async def hold(connection: AsyncConnection, handler: str, envelopes: Sequence[Envelope], *, wait_us: int) -> None:
+    """Keep events, claimed and forgotten again in this transaction, until it is their turn; `wait_us` is their patience."""
+    rows = [{**_identity(handler, envelope), "created": envelope.created_us} for envelope in envelopes]
+    await connection.execute(_HOLD, [{**row, "wait_us": wait_us} for row in rows])
 
 
 async def park(
@@ -197,6 +201,20 @@ async def lock(connection: AsyncConnection, row: Pending) -> bool:
     return (await connection.execute(locked)).first() is not None
 
 
+async def take_many(connection: AsyncConnection, rows: Sequence[Pending]) -> frozenset[str]:
+    """Lock and delete rows of one state; returns the message ids of those that were there, and that no other one runs."""
+    keys = [(row.handler, row.message_id) for row in rows]
+    locked = (
+        select(pending.c.message_id)
+        .where(tuple_(pending.c.handler, pending.c.message_id).in_(keys), pending.c.state == rows[0].state)
+        .order_by(pending.c.message_id)
+        .with_for_update(skip_locked=True)
+    )
+    taken = [(row.handler, row.message_id) for row in await connection.execute(locked.add_columns(pending.c.handler))]
+    await connection.execute(delete(pending).where(tuple_(pending.c.handler, pending.c.message_id).in_(taken)))
+    return frozenset(message_id for _, message_id in taken)
+
+
 async def stands(connection: AsyncConnection, handler: str, message_id: str) -> bool:
     """Whether there is a row of this message."""
     found = select(pending.c.state).where(pending.c.handler == handler, pending.c.message_id == message_id)
@@ -241,6 +259,14 @@ async def dead_letter(connection: AsyncConnection, message_id: str) -> Pending |
 def stands_as(state: PendingState) -> ColumnElement[bool]:
     """The condition that a row is in `state`, as a literal: by a parameter no partial index is found."""
     return pending.c.state == literal_column(f"'{state}'")
+
+
+def _identity(handler: str, envelope: Envelope) -> dict[str, Any]:
+    return {
+        "handler": handler, "message_id": envelope.id, "bucket": envelope.bucket, "type": envelope.type, "key": envelope.key,
+        "source": envelope.app_id, "stream": envelope.stream, "seq": envelope.seq, "prev": envelope.prev,
+        "properties": properties_text(to_properties(envelope)), "body": envelope.body,
+    }  # fmt: skip
 
 
 def _newest(error: Entry) -> dict[str, Any]:
@@ -288,3 +314,13 @@ def _soonest(state: PendingState) -> Select[Any]:
 
 # Made once: asked every second, by every service
 _NEXT_DUE = select(func.min(union_all(_soonest("retry"), _soonest("isolated")).subquery().c.due_us))
+_HOLD = (
+    postgresql.insert(pending)
+    .values(
+        **{name: bindparam(name) for name in ("handler", "message_id", "bucket", "type", "key", "source", "stream", "seq", "prev")},
+        properties=bindparam("properties"), body=bindparam("body"), exchange="", routing_key="", state="held", attempts=0, errors="[]",
+        due_us=now_us() + bindparam("wait_us", type_=BigInteger),
+        created_us=func.coalesce(bindparam("created", type_=BigInteger), now_us()),
+    )
+    .on_conflict_do_nothing()
+)

@@ -8,7 +8,8 @@ Apply     `prev` is null, at or below the watermark, or below the horizon: the h
 Late      `seq` is at or below the watermark: its successor did not wait for it, because it stood below the horizon
           or was skipped. Applied all the same; the watermark stays.
 Wait      anything else is held in `pending`, in the transaction that holds the watermark's lock, so that the one it
-          waits for cannot slip by. Applying that one releases it (`release`).
+          waits for cannot slip by. Applying that one releases it (`release`),
+          and with it all that only waits for what is released.
 
 Horizon   when the handler subscribed, on its own database's clock, taken after its queue was bound. What was sent
           between the two is in the queue, applied and in no order; above the horizon order is strict.
@@ -33,7 +34,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from sqlalchemy import BigInteger, Column, ColumnElement, Table, Text, or_, select, update
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ColumnElement,
+    Table,
+    Text,
+    and_,
+    bindparam,
+    case,
+    func,
+    or_,
+    select,
+    update,
+)  # fmt: skip
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -97,21 +111,22 @@ async def advance(connection: AsyncConnection, handler: str, envelope: Envelope)
     """Lock the key's watermark and say what to do with `envelope`; "apply" moves it up."""
     if envelope.key is None or envelope.seq is None:
         return "apply"
-    place = (handler, envelope.app_id or "", envelope.stream or "", envelope.key)
-    last = await _lock(connection, *place)
-    prev = envelope.prev
-    if prev is not None and prev > last and prev >= await horizon(connection, handler):
+    row = {
+        "handler": handler, "source": envelope.app_id or "", "stream": envelope.stream or "", "key": envelope.key,
+        "bucket": bucket_of(envelope.key), "seq_": envelope.seq, "prev_": envelope.prev,
+    }  # fmt: skip
+    reached: int = (await connection.execute(_ADVANCE, row)).scalar_one()
+    if reached < envelope.seq:
         return "wait"
-    if envelope.seq > last:
-        await connection.execute(update(watermark).where(*_at(*place)).values(seq=envelope.seq))
     return "apply"
 
 
 async def release(connection: AsyncConnection, handler: str, envelope: Envelope) -> bool:
-    """Make due what waited for `envelope`; whether there was anything."""
+    """Make due what waited for `envelope`, and what waits for that; whether there was anything."""
     if envelope.key is None or envelope.seq is None:
         return False
-    return await _free(connection, handler, envelope.app_id or "", envelope.stream or "", envelope.key, envelope.seq)
+    place = (handler, envelope.app_id or "", envelope.stream or "", envelope.key)
+    return await _free(connection, *place, envelope.seq)
 
 
 async def skip(connection: AsyncConnection, handler: str, message_id: str) -> bool:
@@ -148,22 +163,60 @@ async def _lock(connection: AsyncConnection, handler: str, source: str, stream: 
     return last
 
 
-async def _free(connection: AsyncConnection, handler: str, source: str, stream: str, key: str, seq: int) -> bool:
-    freed = (
-        update(pending)
-        .where(
-            stands_as("held"),
-            pending.c.handler == handler,
-            pending.c.stream == stream,
-            pending.c.key == key,
-            or_(pending.c.source == source, pending.c.source.is_(None)),
-            or_(pending.c.prev.is_(None), pending.c.prev <= seq),
-        )
-        .values(state="retry", due_us=now_us())
-        .returning(pending.c.message_id)
-    )
-    return (await connection.execute(freed)).first() is not None
+async def _free(connection: AsyncConnection, handler: str, source: str, stream: str, key: str, reached: int) -> bool:
+    same = (pending.c.handler == handler, pending.c.stream == stream, pending.c.key == key)
+    of_source = or_(pending.c.source == source, pending.c.source.is_(None))
+    held = select(pending.c.message_id, pending.c.seq, pending.c.prev).where(stands_as("held"), *same, of_source)
+    freed = in_turn([tuple(row) for row in await connection.execute(held)], reached)
+    await make_due(connection, handler, freed)
+    return bool(freed)
+
+
+def in_turn(held: Sequence[tuple[str, int, int | None]], reached: int) -> list[str]:
+    """The ids of those of one key's `held` events that may run now, one after the other.
+
+    Args:
+        held: (id, seq, prev) of each, in any order.
+        reached: What the key's watermark has.
+    """
+    due = []
+    for message_id, seq, prev in sorted(held, key=lambda event: event[1]):
+        if prev is None or prev <= reached:
+            due.append(message_id)
+            reached = max(reached, seq)
+    return due
+
+
+async def make_due(connection: AsyncConnection, handler: str, ids: Sequence[str]) -> None:
+    """Let held events of `handler` run from `pending`."""
+    if ids:
+        held = (stands_as("held"), pending.c.handler == handler, pending.c.message_id.in_(ids))
+        await connection.execute(update(pending).where(*held).values(state="retry", due_us=now_us()))
 
 
 def _at(handler: str, source: str, stream: str, key: str) -> tuple[ColumnElement[bool], ...]:
     return (watermark.c.handler == handler, watermark.c.source == source, watermark.c.stream == stream, watermark.c.key == key)
+
+
+_prev, _seq = bindparam("prev_", type_=BigInteger), bindparam("seq_", type_=BigInteger)
+_subscribed = watermark.alias("subscribed")
+_horizon = func.coalesce(
+    select(_subscribed.c.seq)
+    .where(_subscribed.c.handler == bindparam("handler"), _subscribed.c.source == "", _subscribed.c.stream == "", _subscribed.c.key == "")
+    .scalar_subquery(),
+    0,
+)
+_follows_nothing = or_(_prev.is_(None), _prev < 0, _prev < _horizon)
+# Locks the row, moves it up where the event may be applied, and says where it stands then
+_ADVANCE = (
+    postgresql.insert(watermark)
+    .values(
+        **{name: bindparam(name) for name in ("handler", "source", "stream", "key", "bucket")},
+        seq=case((_follows_nothing, _seq), else_=-1),
+    )
+    .on_conflict_do_update(
+        index_elements=[watermark.c.handler, watermark.c.source, watermark.c.stream, watermark.c.key],
+        set_={"seq": case((and_(_seq > watermark.c.seq, or_(_follows_nothing, _prev <= watermark.c.seq)), _seq), else_=watermark.c.seq)},
+    )
+    .returning(watermark.c.seq)
+)

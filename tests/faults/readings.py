@@ -67,7 +67,7 @@ async def read(event: Reading, ctx: Context) -> None:
     _apply("read", event, ctx)
 
 
-@ledger.on(Alarm, name="follow", ordered=True)
+@ledger.on(Alarm, name="follow", ordered=True, batch=BATCH)
 async def follow(event: Alarm, ctx: Context) -> None:
     _apply("follow", event, ctx)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from eventplat.broker.consumer import Consumer, one_by_one
 from eventplat.broker.embedded import EmbeddedTransport
@@ -116,3 +116,40 @@ def test_deliveries_of_one_key_run_one_after_the_other_and_other_keys_beside_the
     for key in (b"a", b"b", b"c"):
         of_key = [body for body in handled if body[:1] == key]
         assert of_key == sorted(of_key)
+
+
+def test_a_batch_takes_all_that_wait_of_its_keys_and_none_of_a_running_batchs() -> None:
+    running: set[str] = set()
+    batches: list[list[bytes]] = []
+
+    async def process(deliveries: Sequence[Delivery]) -> None:
+        keys = {delivery.properties.headers["key"] for delivery in deliveries}
+        assert not keys & running, "one key in two batches at once"
+        running.update(keys)
+        batches.append([delivery.body for delivery in deliveries])
+        for _ in range(3):
+            await asyncio.sleep(0)
+        running.difference_update(keys)
+        for delivery in deliveries:
+            delivery.ack()
+
+    async def whole() -> None:
+        transport = EmbeddedTransport(EmbeddedBroker(None, clock=SystemClock()), clock=SystemClock())
+        await transport.open()
+        await transport.declare(Topology((Exchange("x", "direct"),), (QUEUE,)))
+        keys = ["a", "a", "a", "a", "b", "a", "c", "b", "c"]
+        await transport.publish([
+            Outgoing("x", "k", Properties(headers={"key": key}), b"%s%d" % (key.encode(), number)) for number, key in enumerate(keys)
+        ])  # fmt: skip
+        consumer = Consumer(
+            transport, QUEUE, process, prefetch=10, concurrency=2, batch=3, key_of=lambda delivery: delivery.properties.headers["key"]
+        )
+        await consumer.start()
+        while sum(map(len, batches)) < len(keys):
+            await asyncio.sleep(0)
+        await consumer.stop()
+        await transport.close()
+
+    asyncio.run(whole())
+
+    assert batches == [[b"a0", b"a1", b"a2"], [b"b4", b"c6", b"b7"], [b"a3", b"a5"], [b"c8"]]
