@@ -36,6 +36,7 @@ from eventplat.service.endpoint import Endpoint
 from eventplat.service.pipeline import ISOLATE_AT, Pipeline, rejection
 from eventplat.storage.failures import is_conflict, is_transient
 from eventplat.transactions import inbox, pending, turns, watermark
+from eventplat.transactions.held import hold
 from eventplat.transactions.inbox import Outcome
 from eventplat.transactions.pending import Pending
 from eventplat.transactions.unit_of_work import UnitOfWork
@@ -177,8 +178,7 @@ class Batches:
         if not waiting:
             return items
         await inbox.forget_many(work.connection, endpoint.consumer, sorted(waiting))
-        held = [item.envelope for item in items if item.envelope.id in waiting]
-        await pending.hold(work.connection, endpoint.identity, held, wait_us=watermark.PATIENCE_US)
+        await hold(work.connection, endpoint.identity, [item.envelope for item in items if item.envelope.id in waiting])
         return [item for item in items if item.envelope.id not in waiting]
 
     async def _handle(self, work: UnitOfWork, item: _Item) -> Outcome | None:

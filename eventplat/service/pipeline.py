@@ -33,6 +33,7 @@ from eventplat.service.endpoint import Endpoint
 from eventplat.service.failures import Failures
 from eventplat.storage.failures import is_transient
 from eventplat.transactions import inbox, pending, watermark
+from eventplat.transactions.held import hold
 from eventplat.transactions.pending import Pending
 from eventplat.transactions.unit_of_work import NotTaken, Transactions, UnitOfWork
 
@@ -203,7 +204,7 @@ class Pipeline:
                 work.after_commit(self.failures.wake_pending)
             return True
         await inbox.forget(work.connection, endpoint.consumer, envelope.id)
-        await pending.hold(work.connection, endpoint.identity, [envelope], wait_us=watermark.PATIENCE_US)
+        await hold(work.connection, endpoint.identity, [envelope])
         return False
 
     async def _is_to_undo(self, work: UnitOfWork, endpoint: Endpoint, envelope: Envelope) -> bool:

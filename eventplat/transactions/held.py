@@ -15,15 +15,17 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any
 
-from sqlalchemy import and_, func, select, tuple_, update
+from sqlalchemy import BigInteger, and_, bindparam, func, select, tuple_, update
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from eventplat.clock import Clock
 from eventplat.lifecycle import Loop
+from eventplat.messages.envelope import Envelope
 from eventplat.storage.database import Database
 from eventplat.storage.tables import now_us
 from eventplat.transactions import watermark
-from eventplat.transactions.pending import pending, stands_as
+from eventplat.transactions.pending import columns_of, pending, stands_as
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +95,12 @@ class Held:
         )  # fmt: skip
 
 
+async def hold(connection: AsyncConnection, handler: str, envelopes: Sequence[Envelope]) -> None:
+    """Keep events, claimed and forgotten again in this transaction, until it is their turn."""
+    rows = [{**columns_of(handler, envelope), "created": envelope.created_us} for envelope in envelopes]
+    await connection.execute(_HOLD, rows)
+
+
 async def _nothing_waits(_: str) -> bool:
     return True
 
@@ -124,3 +132,14 @@ async def _look_again_later(connection: AsyncConnection, rows: Sequence[Any]) ->
         keys = [(row.handler, row.message_id) for row in rows]
         later = update(pending).where(stands_as("held"), tuple_(pending.c.handler, pending.c.message_id).in_(keys))
         await connection.execute(later.values(due_us=now_us() + watermark.PATIENCE_US))
+
+
+_said = ("handler", "message_id", "bucket", "type", "key", "source", "stream", "seq", "prev", "properties", "body")
+_HOLD = (
+    postgresql.insert(pending)
+    .values(
+        **{name: bindparam(name) for name in _said}, exchange="", routing_key="", state="held", attempts=0, errors="[]",
+        due_us=now_us() + watermark.PATIENCE_US, created_us=func.coalesce(bindparam("created", type_=BigInteger), now_us()),
+    )
+    .on_conflict_do_nothing()
+)

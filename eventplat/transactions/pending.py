@@ -144,15 +144,9 @@ async def record(
         **({} if error is None else _newest(error)),
     }
     row = postgresql.insert(pending).values(
-        **_identity(handler, envelope), exchange=exchange, routing_key=routing_key, created_us=envelope.created_us or now_us(), **values
+        **columns_of(handler, envelope), exchange=exchange, routing_key=routing_key, created_us=envelope.created_us or now_us(), **values
     )
     await connection.execute(row.on_conflict_do_update(index_elements=[pending.c.handler, pending.c.message_id], set_=values))
-
-
-async def hold(connection: AsyncConnection, handler: str, envelopes: Sequence[Envelope], *, wait_us: int) -> None:
-    """Keep events, claimed and forgotten again in this transaction, until it is their turn; `wait_us` is their patience."""
-    rows = [{**_identity(handler, envelope), "created": envelope.created_us} for envelope in envelopes]
-    await connection.execute(_HOLD, [{**row, "wait_us": wait_us} for row in rows])
 
 
 async def park(
@@ -261,7 +255,8 @@ def stands_as(state: PendingState) -> ColumnElement[bool]:
     return pending.c.state == literal_column(f"'{state}'")
 
 
-def _identity(handler: str, envelope: Envelope) -> dict[str, Any]:
+def columns_of(handler: str, envelope: Envelope) -> dict[str, Any]:
+    """What a row says of the message itself."""
     return {
         "handler": handler, "message_id": envelope.id, "bucket": envelope.bucket, "type": envelope.type, "key": envelope.key,
         "source": envelope.app_id, "stream": envelope.stream, "seq": envelope.seq, "prev": envelope.prev,
@@ -314,13 +309,3 @@ def _soonest(state: PendingState) -> Select[Any]:
 
 # Made once: asked every second, by every service
 _NEXT_DUE = select(func.min(union_all(_soonest("retry"), _soonest("isolated")).subquery().c.due_us))
-_HOLD = (
-    postgresql.insert(pending)
-    .values(
-        **{name: bindparam(name) for name in ("handler", "message_id", "bucket", "type", "key", "source", "stream", "seq", "prev")},
-        properties=bindparam("properties"), body=bindparam("body"), exchange="", routing_key="", state="held", attempts=0, errors="[]",
-        due_us=now_us() + bindparam("wait_us", type_=BigInteger),
-        created_us=func.coalesce(bindparam("created", type_=BigInteger), now_us()),
-    )
-    .on_conflict_do_nothing()
-)
