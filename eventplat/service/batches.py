@@ -7,7 +7,7 @@ Order      ids are claimed sorted, handlers run sorted by key: two batches take 
 No         `Rejected` before the handler's first write is just an outcome; after it, what it wrote has to go.
 Failure    of one message: all is rolled back, the others run again without it, and it runs alone.
 Failure    of none in particular (the flush, the commit): the batch is halved until the one is found.
-Deadlock   halves it too, and what this handler takes at a time; that grows again by one with each batch that succeeds.
+Deadlock   halves it too, and what this handler takes at a time; that grows again by one with each batch.
 Copies     and whatever needs more than its handler (an undo, poison, what is no message) go the way of single deliveries.
 Ordered    events of one key run in its order: who has to wait is held with the batch. What was held and may run now comes
            as rows of `pending`, whose attempts are counted, and shares a transaction again.
@@ -113,6 +113,7 @@ class Batches:
     async def _together(self, items: list[_Item], parts: deque[list[_Item]]) -> list[Delivery | Pending]:
         """Run `items` in one transaction; what has to run again is put in front of `parts` or returned to run alone."""
         if len(items) == 1:
+            self._size = min(self._size + 1, self._most)
             return [items[0].origin]
         apart: list[_Item] = []
         try:
@@ -172,7 +173,8 @@ class Batches:
     async def _in_turn(self, work: UnitOfWork, items: list[_Item]) -> list[_Item]:
         """Those of `items` whose turn it is; the others are held."""
         endpoint = self._endpoint
-        waiting, has_freed = await turns.advance(work.connection, endpoint.identity, [item.envelope for item in items])
+        envelopes = [item.envelope for item in items]
+        waiting, has_freed = await turns.advance(work.connection, endpoint.identity, envelopes, limit=self._most)
         if has_freed:
             work.after_commit(self._pipeline.failures.wake_pending)
         if not waiting:

@@ -32,7 +32,7 @@ from eventplat.service.call import Caller
 from eventplat.service.endpoint import Endpoint
 from eventplat.service.failures import Failures
 from eventplat.storage.failures import is_transient
-from eventplat.transactions import inbox, pending, watermark
+from eventplat.transactions import inbox, pending, turns, watermark
 from eventplat.transactions.held import hold
 from eventplat.transactions.pending import Pending
 from eventplat.transactions.unit_of_work import NotTaken, Transactions, UnitOfWork
@@ -106,6 +106,8 @@ class Pipeline:
                 await pending.remove(work.connection, row.handler, row.message_id)
                 if await work.claim(endpoint.consumer, handler=None):
                     await self._settle(work, endpoint, envelope, row.attempts)
+                    if row.state == "isolated" and endpoint.handler.ordered:
+                        await pending.mark_isolated(work.connection, row.handler, row.message_id)
                 else:
                     await self._again(work, endpoint, envelope)
                 failpoint("pending.before_commit")
@@ -199,9 +201,16 @@ class Pipeline:
             raise UnknownType(f"{envelope.type} came to {endpoint.identity}, of which a newer release handles it")
 
     async def _in_turn(self, work: UnitOfWork, endpoint: Endpoint, envelope: Envelope) -> bool:
-        if await watermark.advance(work.connection, endpoint.identity, envelope) == "apply":
-            if await watermark.release(work.connection, endpoint.identity, envelope):
-                work.after_commit(self.failures.wake_pending)
+        connection, identity = work.connection, endpoint.identity
+        if endpoint.handler.batch > 1:
+            waiting, has_freed = await turns.advance(connection, identity, [envelope], limit=endpoint.handler.batch)
+            waits = bool(waiting)
+        else:
+            waits = await watermark.advance(connection, identity, envelope) == "wait"
+            has_freed = not waits and await watermark.release(connection, identity, envelope)
+        if has_freed:
+            work.after_commit(self.failures.wake_pending)
+        if not waits:
             return True
         await inbox.forget(work.connection, endpoint.consumer, envelope.id)
         await hold(work.connection, endpoint.identity, [envelope])

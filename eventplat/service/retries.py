@@ -12,8 +12,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
-from itertools import groupby
-from operator import attrgetter
 
 from eventplat.clock import Clock
 from eventplat.failpoints import failpoint
@@ -41,8 +39,7 @@ class Retries:
         self._database = pipeline.transactions.database
         self._endpoints = {endpoint.identity: endpoint for endpoint in endpoints if endpoint.handler.message.kind != "query"}
         batched = [each for each in self._endpoints.values() if each.handler.ordered and each.handler.batch > 1]
-        self._batches = {endpoint.identity: Batches(pipeline, endpoint) for endpoint in batched}
-        self._limit = max([BATCH, *(endpoint.handler.batch for endpoint in batched)])
+        self._batches = {endpoint.identity: (endpoint.handler.batch, Batches(pipeline, endpoint)) for endpoint in batched}
         self._lease_us = int((max((e.handler.timeout_s for e in self._endpoints.values()), default=60.0) + SPARE_S) * 1_000_000)
         self._loop = Loop("retries", self.run_once, every_s=EVERY_S, clock=clock)
         pipeline.failures.wake_pending = self._loop.wake
@@ -60,15 +57,14 @@ class Retries:
         wait_s = await self._until_due_s()
         if wait_s > 0:
             return wait_s
-        retried = await self._take("retry", self._limit)
-        together = [row for row in retried if row.attempts == 1 and row.handler in self._batches]
-        alone = [row for row in retried if row not in together]
-        batches = groupby(sorted(together, key=_handler), key=_handler)
-        await asyncio.gather(*(self._batches[name].run_pending(list(rows)) for name, rows in batches), *(self._run(row) for row in alone))
-        isolated = await self._take("isolated", 1)
+        running = self._running()
+        retried = await self._take("retry", [name for name in running if name not in self._batches], BATCH)
+        batches = {name: await self._take("retry", [name], most) for name, (most, _) in self._batches.items() if name in running}
+        await asyncio.gather(*(self._run(row) for row in retried), *(self._run_together(name, rows) for name, rows in batches.items()))
+        isolated = await self._take("isolated", running, 1)
         for row in isolated:
             await self._run(row)
-        return 0.0 if retried or isolated else await self._until_due_s() or BUSY_S
+        return 0.0 if retried or isolated or any(batches.values()) else await self._until_due_s() or BUSY_S
 
     async def _until_due_s(self) -> float:
         """Seconds until something is due, at most `EVERY_S`; read without a lock, as most of the time nothing is."""
@@ -77,9 +73,11 @@ class Retries:
             now_us = 0 if due_us is None else await self._database.now_us(connection)
         return EVERY_S if due_us is None else min(EVERY_S, max(due_us - now_us, 0) / 1_000_000)
 
-    async def _take(self, state: PendingState, limit: int) -> list[Pending]:
+    async def _take(self, state: PendingState, handlers: Sequence[str], limit: int) -> list[Pending]:
+        if not handlers:
+            return []
         async with self._database.transaction() as connection:
-            rows = await pending.count_due(connection, self._running(), state, lease_us=self._lease_us, limit=limit)
+            rows = await pending.count_due(connection, handlers, state, lease_us=self._lease_us, limit=limit)
         if rows:
             failpoint("pending.after_count")
         return rows
@@ -88,8 +86,13 @@ class Retries:
         paused = self._paused()
         return [identity for identity in self._endpoints if identity not in paused]
 
+    async def _run_together(self, handler: str, rows: Sequence[Pending]) -> None:
+        """Those that were held in a batch; one by one what has failed before, or died with its process."""
+        fresh = [row for row in rows if row.attempts == 1 and not row.errors]
+        await self._batches[handler][1].run_pending(fresh)
+        for row in rows:
+            if row.attempts > 1 or row.errors:
+                await self._run(row)
+
     async def _run(self, row: Pending) -> None:
         await self._pipeline.reliably(partial(self._pipeline.run_pending, self._endpoints[row.handler], row))
-
-
-_handler = attrgetter("handler")

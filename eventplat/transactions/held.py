@@ -64,7 +64,7 @@ class Held:
         drained = {handler for handler in handlers if await self.is_drained(handler)}  # the broker is asked outside a transaction
         async with self._database.transaction() as connection:
             rows = await _overdue(connection, limit=KEYS_MAX)
-            kept = [row for row in rows if not await self._let_go(connection, row, drained)]
+            kept = [row for row in sorted(rows, key=_place) if not await self._let_go(connection, row, drained)]
             await _look_again_later(connection, kept)
         return 0.0 if len(rows) == KEYS_MAX else None
 
@@ -97,8 +97,10 @@ class Held:
 
 async def hold(connection: AsyncConnection, handler: str, envelopes: Sequence[Envelope]) -> None:
     """Keep events, claimed and forgotten again in this transaction, until it is their turn."""
-    rows = [{**columns_of(handler, envelope), "created": envelope.created_us} for envelope in envelopes]
-    await connection.execute(_HOLD, rows)
+    rows = [columns_of(handler, envelope) for envelope in envelopes]
+    places = [{"source": envelope.app_id or "", "stream": envelope.stream or ""} for envelope in envelopes]   # as watermarks have them
+    created = [{"created": envelope.created_us or None} for envelope in envelopes]
+    await connection.execute(_HOLD, [row | place | at for row, place, at in zip(rows, places, created, strict=True)])
 
 
 async def _nothing_waits(_: str) -> bool:
@@ -125,6 +127,11 @@ async def _before(connection: AsyncConnection, row: Any) -> Any:
     same = [column.is_not_distinct_from(getattr(row, column.name)) for column in _PLACE]
     found = select(pending.c.message_id, pending.c.state).where(*same, pending.c.seq == row.prev).limit(1)
     return (await connection.execute(found)).first()
+
+
+def _place(row: Any) -> tuple[str, ...]:
+    """In this order everybody locks watermarks."""
+    return row.handler, row.source or "", row.stream or "", row.key or ""
 
 
 async def _look_again_later(connection: AsyncConnection, rows: Sequence[Any]) -> None:

@@ -52,6 +52,8 @@ from eventplat.transactions.stored import to_properties as read_properties
 
 PendingState = Literal["retry", "isolated", "held", "dead"]
 
+ISOLATED = "isolated"   # as the error of a held row: it was isolated, and will be again
+
 _HELD = text("state = 'held'")
 
 pending = Table(
@@ -169,7 +171,7 @@ async def count_due(
     due = (
         select(pending.c.handler, pending.c.message_id)
         .where(stands_as(state), pending.c.due_us <= now_us(), pending.c.handler.in_(handlers))
-        .order_by(pending.c.due_us)
+        .order_by(pending.c.due_us, pending.c.seq)
         .limit(limit)
         .with_for_update(skip_locked=True)
     )
@@ -207,6 +209,12 @@ async def take_many(connection: AsyncConnection, rows: Sequence[Pending]) -> fro
     taken = [(row.handler, row.message_id) for row in await connection.execute(locked.add_columns(pending.c.handler))]
     await connection.execute(delete(pending).where(tuple_(pending.c.handler, pending.c.message_id).in_(taken)))
     return frozenset(message_id for _, message_id in taken)
+
+
+async def mark_isolated(connection: AsyncConnection, handler: str, message_id: str) -> None:
+    """Remember of a message that has just been held that it runs alone."""
+    held = (stands_as("held"), pending.c.handler == handler, pending.c.message_id == message_id)
+    await connection.execute(update(pending).where(*held).values(error=ISOLATED))
 
 
 async def stands(connection: AsyncConnection, handler: str, message_id: str) -> bool:

@@ -8,8 +8,7 @@ Apply     `prev` is null, at or below the watermark, or below the horizon: the h
 Late      `seq` is at or below the watermark: its successor did not wait for it, because it stood below the horizon
           or was skipped. Applied all the same; the watermark stays.
 Wait      anything else is held in `pending`, in the transaction that holds the watermark's lock, so that the one it
-          waits for cannot slip by. Applying that one releases it (`release`),
-          and with it all that only waits for what is released.
+          waits for cannot slip by. Applying that one releases it (`release`).
 
 Horizon   when the handler subscribed, on its own database's clock, taken after its queue was bound. What was sent
           between the two is in the queue, applied and in no order; above the horizon order is strict.
@@ -54,7 +53,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from eventplat.hashing import bucket_of
 from eventplat.messages.envelope import Envelope
 from eventplat.storage.tables import bucket, now_us, platform
-from eventplat.transactions.pending import pending, stands_as
+from eventplat.transactions.pending import ISOLATED, pending, stands_as
 
 PATIENCE_US = 30_000_000
 BAND_US = 60_000_000
@@ -84,7 +83,7 @@ async def subscribe(connection: AsyncConnection, handler: str) -> int:
 
 async def horizon(connection: AsyncConnection, handler: str) -> int:
     """When `handler` subscribed, on the database's clock; 0 where it never did."""
-    found = select(watermark.c.seq).where(watermark.c.handler == handler, watermark.c.source == "", watermark.c.stream == "")
+    found = select(watermark.c.seq).where(*at(handler, "", "", ""))
     return (await connection.execute(found)).scalar() or 0
 
 
@@ -122,11 +121,10 @@ async def advance(connection: AsyncConnection, handler: str, envelope: Envelope)
 
 
 async def release(connection: AsyncConnection, handler: str, envelope: Envelope) -> bool:
-    """Make due what waited for `envelope`, and what waits for that; whether there was anything."""
+    """Make due what waited for `envelope`; whether there was anything."""
     if envelope.key is None or envelope.seq is None:
         return False
-    place = (handler, envelope.app_id or "", envelope.stream or "", envelope.key)
-    return await _free(connection, *place, envelope.seq)
+    return await _free(connection, handler, envelope.app_id or "", envelope.stream or "", envelope.key, envelope.seq)
 
 
 async def skip(connection: AsyncConnection, handler: str, message_id: str) -> bool:
@@ -140,8 +138,8 @@ async def skip(connection: AsyncConnection, handler: str, message_id: str) -> bo
     if row is None or row.key is None or row.prev is None:
         return False
     place = (handler, row.source or "", row.stream or "", row.key)
-    if await _lock(connection, *place) < row.prev:
-        await connection.execute(update(watermark).where(*_at(*place)).values(seq=row.prev))
+    if await lock(connection, *place) < row.prev:
+        await connection.execute(update(watermark).where(*at(*place)).values(seq=row.prev))
     return await _free(connection, *place, row.prev)
 
 
@@ -154,49 +152,40 @@ def is_doubtful(prev: int, seq: int, held_us: int, horizon_us: int) -> bool:
     return prev < horizon_us + BAND_US + max(seq - held_us, 0)
 
 
-async def _lock(connection: AsyncConnection, handler: str, source: str, stream: str, key: str) -> int:
+async def lock(connection: AsyncConnection, handler: str, source: str, stream: str, key: str) -> int:
     """The watermark of a key, locked until the transaction ends; -1 where nothing has been applied."""
     row = postgresql.insert(watermark).values(handler=handler, source=source, stream=stream, key=key, bucket=bucket_of(key), seq=-1)
     await connection.execute(row.on_conflict_do_nothing())
-    found = select(watermark.c.seq).where(*_at(handler, source, stream, key)).with_for_update()
+    found = select(watermark.c.seq).where(*at(handler, source, stream, key)).with_for_update()
     last: int = (await connection.execute(found)).scalar_one()
     return last
 
 
 async def _free(connection: AsyncConnection, handler: str, source: str, stream: str, key: str, reached: int) -> bool:
-    same = (pending.c.handler == handler, pending.c.stream == stream, pending.c.key == key)
-    of_source = or_(pending.c.source == source, pending.c.source.is_(None))
-    held = select(pending.c.message_id, pending.c.seq, pending.c.prev).where(stands_as("held"), *same, of_source)
-    freed = in_turn([tuple(row) for row in await connection.execute(held)], reached)
-    await make_due(connection, handler, freed)
-    return bool(freed)
-
-
-def in_turn(held: Sequence[tuple[str, int, int | None]], reached: int) -> list[str]:
-    """The ids of those of one key's `held` events that may run now, one after the other.
-
-    Args:
-        held: (id, seq, prev) of each, in any order.
-        reached: What the key's watermark has.
-    """
-    due = []
-    for message_id, seq, prev in sorted(held, key=lambda event: event[1]):
-        if prev is None or prev <= reached:
-            due.append(message_id)
-            reached = max(reached, seq)
-    return due
+    held = held_at(handler, source, stream, key)
+    freed = update(pending).where(*held, or_(pending.c.prev.is_(None), pending.c.prev <= reached)).values(**_DUE)
+    return (await connection.execute(freed.returning(pending.c.message_id))).first() is not None
 
 
 async def make_due(connection: AsyncConnection, handler: str, ids: Sequence[str]) -> None:
-    """Let held events of `handler` run from `pending`."""
+    """Let these held events of `handler` run from `pending`."""
     if ids:
         held = (stands_as("held"), pending.c.handler == handler, pending.c.message_id.in_(ids))
-        await connection.execute(update(pending).where(*held).values(state="retry", due_us=now_us()))
+        await connection.execute(update(pending).where(*held).values(**_DUE))
 
 
-def _at(handler: str, source: str, stream: str, key: str) -> tuple[ColumnElement[bool], ...]:
+def held_at(handler: str, source: str, stream: str, key: str) -> tuple[ColumnElement[bool], ...]:
+    """The condition that an event of this key is held."""
+    of_source = or_(pending.c.source == source, pending.c.source.is_(None))
+    return stands_as("held"), pending.c.handler == handler, pending.c.stream == stream, pending.c.key == key, of_source
+
+
+def at(handler: str, source: str, stream: str, key: str) -> tuple[ColumnElement[bool], ...]:
     return (watermark.c.handler == handler, watermark.c.source == source, watermark.c.stream == stream, watermark.c.key == key)
 
+
+# One that may kill its process runs alone, as it was to before it was held; those that are let go together go by their `seq`
+_DUE = {"state": case((pending.c.error == ISOLATED, "isolated"), else_="retry"), "due_us": select(now_us()).scalar_subquery()}
 
 _prev, _seq = bindparam("prev_", type_=BigInteger), bindparam("seq_", type_=BigInteger)
 _subscribed = watermark.alias("subscribed")

@@ -11,18 +11,20 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import func, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from eventplat.errors import Rejected
 from eventplat.messages.envelope import Envelope
 from eventplat.messages.message import Event, Key
 from eventplat.retry import Retry
+from eventplat.service.batches import Batches
 from eventplat.service.context import Context
 from eventplat.service.runner import Runner
 from eventplat.service.service import Service
-from eventplat.transactions import watermark
+from eventplat.transactions import dead_letters, pending, turns, watermark
+from eventplat.transactions.held import hold
 from eventplat.transactions.inbox import inbox
 from eventplat.transactions.outbox_tables import event_log
-from eventplat.transactions.pending import pending
 from tests.conformance.stage import Stage, until
 
 SECOND = 1_000_000
@@ -101,7 +103,7 @@ def chains(stage: Stage, count: int = COUNT, keys: tuple[str, ...] = KEYS) -> Se
 
 
 async def states(stage: Stage, runner: Runner) -> list[str]:
-    return [row.state for row in await stage.rows(runner, select(pending.c.state).order_by(pending.c.seq))]
+    return [row.state for row in await stage.rows(runner, select(pending.pending.c.state).order_by(pending.pending.c.seq))]
 
 
 def test_a_batch_applies_each_key_in_its_order_in_few_transactions(stage: Stage) -> None:
@@ -285,13 +287,133 @@ def test_held_events_keep_their_patience(stage: Stage) -> None:
             return await states(stage, runner) == ["held"] * 4
 
         await until(all_held)
-        due = await stage.rows(runner, select(pending.c.due_us))
+        due = await stage.rows(runner, select(pending.pending.c.due_us))
         assert all(before < row.due_us - watermark.PATIENCE_US < before + 20 * SECOND for row in due)
-        await stage.rows(runner, update(pending).values(state="retry", due_us=0))
+        await stage.rows(runner, update(pending.pending).values(state="retry", due_us=0))
         await asyncio.sleep(0)
         runner.pipeline.failures.wake_pending()   # too early: held again, without an attempt
         await until(all_held)
-        counted = await stage.rows(runner, select(pending.c.attempts))
+        counted = await stage.rows(runner, select(pending.pending.c.attempts))
         assert {row.attempts for row in counted} == {0}
 
     run(stage, mail, test)
+
+
+def test_of_a_long_line_no_more_than_a_batch_is_let_go_at_once(stage: Stage) -> None:
+    mail = Mail()
+
+    async def test(runner: Runner) -> None:
+        (_, first), *rest = chains(stage, 50, ("a",))
+        async with runner.out.database.transaction() as connection:
+            await hold(connection, HANDLER, [envelope for _, envelope in rest])
+            waiting, has_freed = await turns.advance(connection, HANDLER, [first], limit=20)
+            rows = (await connection.execute(select(pending.pending.c.state, pending.pending.c.seq).order_by(pending.pending.c.seq))).all()
+            assert (waiting, has_freed) == (frozenset(), True)
+            assert [row.state for row in rows] == ["retry"] * 20 + ["held"] * 29
+        await until(lambda: mail.count == 49)
+        assert mail.applied["a"] == list(range(1, 50))
+
+    run(stage, mail, test)
+
+
+def test_two_that_wait_for_the_same_watermark_are_both_let_go(stage: Stage) -> None:
+    mail = Mail()
+
+    async def test(runner: Runner) -> None:
+        sent = [envelope for _, envelope in chains(stage, 6, ("a",))]
+        async with runner.out.database.transaction() as connection:
+            await hold(connection, HANDLER, [sent[2], sent[5]])     # after 1, which does not come, and after 4, which is skipped
+            assert await watermark.skip(connection, HANDLER, sent[5].id)
+        await until(lambda: mail.count == 2)
+        assert mail.applied["a"] == [2, 5]
+
+    run(stage, mail, test)
+
+
+def test_one_that_was_to_run_alone_still_does_after_it_was_held(stage: Stage) -> None:
+    mail = Mail()
+
+    async def test(runner: Runner) -> None:
+        (_, first), (_, second) = chains(stage, 2, ("a",))
+        async with runner.out.database.transaction() as connection:
+            await pending.record(connection, HANDLER, second, state="isolated", attempts=0, wait_us=0, error=None)
+        runner.pipeline.failures.wake_pending()
+
+        async def is_held() -> bool:
+            return await states(stage, runner) == ["held"]
+
+        await until(is_held)
+        async with runner.out.database.transaction() as connection:
+            await turns.advance(connection, HANDLER, [first], limit=20)
+            (row,) = (await connection.execute(select(pending.pending.c.state))).all()
+            assert row.state == "isolated"
+        await until(lambda: mail.applied["a"] == [1])
+
+    run(stage, mail, test)
+
+
+def test_an_event_with_a_place_but_no_stream_is_let_go_as_any_other(stage: Stage) -> None:
+    mail = Mail()
+
+    async def test(runner: Runner) -> None:
+        first, *rest = [(event, replace(envelope, stream=None, app_id=None)) for event, envelope in chains(stage, 3, ("a",))]
+        await stage.send(*rest)
+
+        async def all_held() -> bool:
+            return await states(stage, runner) == ["held", "held"]
+
+        await until(all_held)
+        await stage.send(first)
+        await until(lambda: mail.count == 3)
+        assert mail.applied["a"] == [0, 1, 2]
+
+    run(stage, mail, test)
+
+
+def test_a_discarded_event_does_not_hold_the_one_that_comes_after_it_later(stage: Stage) -> None:
+    async def never(event: Moved, ctx: Context) -> None:
+        if event.n == 1:
+            raise RuntimeError("told to")
+
+    mail = Mail(never)
+
+    async def test(runner: Runner) -> None:
+        first, second, third = chains(stage, 3, ("a",))
+        await stage.send(first, second)
+
+        async def is_dead() -> bool:
+            return await states(stage, runner) == ["dead"]
+
+        await until(is_dead)
+        async with runner.out.database.transaction() as connection:
+            assert await dead_letters.discard(connection, [(HANDLER, second[1].id)], is_final=True) == [(HANDLER, second[1].id)]
+        await stage.send(third)
+        await until(lambda: 2 in mail.applied["a"])
+        assert await states(stage, runner) == []
+
+    run(stage, mail, test)
+
+
+def test_batches_that_were_halved_to_nothing_grow_again(stage: Stage) -> None:
+    mail = Mail()
+
+    async def test(runner: Runner) -> None:
+        endpoint = next(endpoint for endpoint in runner._endpoints if endpoint.identity == HANDLER)
+        batches = Batches(runner.pipeline, endpoint)
+        batches._size = 1
+        sent = chains(stage, 60, ("a",))
+        async with runner.out.database.transaction() as connection:
+            for _, envelope in sent:
+                await pending.record(connection, HANDLER, envelope, state="retry", attempts=1, wait_us=60 * SECOND, error=None)
+            rows = await stage_rows(connection)
+        for start in range(0, 60, 20):
+            await batches.run_pending(rows[start : start + 20])
+        assert mail.applied["a"] == list(range(60))
+        assert max(map(len, mail.together.values())) >= 3
+
+    run(stage, mail, test)
+
+
+async def stage_rows(connection: AsyncConnection) -> list[pending.Pending]:
+    found = await connection.execute(select(pending.pending).order_by(pending.pending.c.seq))
+    return [pending.read(row) for row in found]
