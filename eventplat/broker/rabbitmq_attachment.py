@@ -185,17 +185,21 @@ class Attachment:
         resolve(self.ended, str(ended.result()))
 
     def _on_message(self, _: Any, method: Any, properties: Any, body: bytes) -> None:
-        count = delivery_count(properties, redelivered=method.redelivered)
+        count = self._count(delivery_count(properties), method.redelivered)
         self._hand_over(RabbitDelivery(
             self, int(method.delivery_tag), self._queue.name, method.exchange, method.routing_key, method.redelivered,
             from_pika(properties), body, count,
         ))  # fmt: skip
 
     def _on_arrived(self, it: Arrived) -> None:
-        count = int(it.redelivered) if it.deliveries is None else it.deliveries
+        count = self._count(it.deliveries, it.redelivered)
         self._hand_over(RabbitDelivery(
             self, it.delivery_tag, self._queue.name, it.exchange, it.routing_key, it.redelivered, it.properties, it.body, count
         ))  # fmt: skip
+
+    def _count(self, counted: int | None, redelivered: bool) -> int:
+        """A quorum queue leaves out what is 0, as of what was only given back; a classic one says no more than that it comes again."""
+        return counted if counted is not None else int(redelivered and self._queue.type != "quorum")
 
     def _hand_over(self, delivery: RabbitDelivery) -> None:
         self.is_consuming = True  # a turn before `begin` hears of it

@@ -53,10 +53,10 @@ def from_pika(properties: BasicProperties) -> Properties:
     )
 
 
-def delivery_count(properties: BasicProperties, *, redelivered: bool) -> int:
-    """How often a message was handed out before: counted by quorum queues; classic ones only say that it was."""
+def delivery_count(properties: BasicProperties) -> int | None:
+    """How often a message was handed out before, where its queue counts it and did so."""
     count = (properties.headers or {}).get(COUNT_HEADER)
-    return int(count) if isinstance(count, int) else int(redelivered)
+    return int(count) if isinstance(count, int) else None
 
 
 def _without_brokers_own(headers: Mapping[str, Any]) -> dict[str, Any]:

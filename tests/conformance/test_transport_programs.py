@@ -121,11 +121,10 @@ class Stage:
 
         self.subscriptions[consumer] = await self.transports[party].consume(self.queues[queue], receive, prefetch=prefetch)
 
-    def counts(self, queue: str, copy: Copy) -> tuple[int, ...]:
-        """How often it may say that it was handed out: RabbitMQ 4.3 goes on with the count of the queue in which it died."""
+    def counts(self, queue: str, copy: Copy) -> range:
+        """How often it may say that it was handed out: RabbitMQ 4 goes on with what it had counted in the queue in which it died."""
         here, (number, died_in) = self.seen[queue, copy], copy
-        goes_on = died_in and self.corner.kind == "rabbitmq"
-        return (here, here + self.seen[died_in, (number, "")]) if goes_on else (here,)
+        return range(here, here + 1 + (self.seen[died_in, (number, "")] if died_in and self.corner.kind == "rabbitmq" else 0))
 
     async def crash(self) -> None:
         await self.corner.crash()

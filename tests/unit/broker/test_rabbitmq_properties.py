@@ -41,8 +41,7 @@ def test_no_headers_are_not_sent() -> None:
 
 
 @pytest.mark.parametrize(
-    ("headers", "redelivered", "count"),
-    [(None, False, 0), (None, True, 1), ({}, True, 1), ({"x-delivery-count": 4}, True, 4), ({"x-delivery-count": "many"}, True, 1)],
+    ("headers", "count"), [(None, None), ({}, None), ({"x-delivery-count": 4}, 4), ({"x-delivery-count": "many"}, None)]
 )
-def test_a_delivery_is_counted_by_the_queue_or_else_by_its_flag(headers: dict[str, Any] | None, redelivered: bool, count: int) -> None:
-    assert delivery_count(BasicProperties(headers=headers), redelivered=redelivered) == count
+def test_a_delivery_is_counted_by_the_queue(headers: dict[str, Any] | None, count: int | None) -> None:
+    assert delivery_count(BasicProperties(headers=headers)) == count
