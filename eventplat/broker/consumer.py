@@ -16,6 +16,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import copy_context
 
 from eventplat.broker.prefetch import Prefetch
 from eventplat.broker.topology import Queue
@@ -67,7 +68,7 @@ class Consumer:
         self._measured = Prefetch(slots=concurrency, batch=batch, most=prefetch)
         self._handling = HANDLING.labels(queue.name)
         self._changing: asyncio.Task[None] | None = None
-        self._is_filling = False
+        self._is_beginning = False
         self._is_leaving = self._is_over = False
         self.is_paused = False
 
@@ -87,7 +88,7 @@ class Consumer:
         return self._subscription is not None and self._subscription.is_active
 
     async def start(self) -> None:
-        self._is_leaving = self._is_over = False
+        self._is_leaving = self._is_over = self._is_beginning = False
         prefetch = self._measured.current if self._is_adapting else self._prefetch
         self._subscription = await self._transport.consume(self.queue, self._receive, prefetch=prefetch)
 
@@ -111,7 +112,7 @@ class Consumer:
         """
         await self.start()
         self.is_paused = False
-        self._fill()
+        self._begin()
 
     async def stop(self, within_s: float = 10.0) -> None:
         """Take nothing new, handle within `within_s` seconds what was delivered; the rest comes again elsewhere."""
@@ -121,7 +122,7 @@ class Consumer:
         try:
             async with asyncio.timeout(within_s):
                 while self._waiting or self._running:
-                    self._fill()
+                    self._begin()
                     await asyncio.wait(self._running)
         except TimeoutError:
             logger.warning("%s: %d deliveries were not finished in %g s; they come again", self.queue.name, self.in_flight, within_s)
@@ -132,6 +133,7 @@ class Consumer:
         for task in cut_off:
             task.cancel()
         await asyncio.gather(*cut_off, return_exceptions=True)
+        self._running.clear()   # of those that never began
         for deliveries in cut_off.values():
             for delivery in deliveries:
                 delivery.requeue()  # where the process goes on, the broker would wait for it; what was settled stays settled
@@ -141,27 +143,36 @@ class Consumer:
             delivery.requeue()
             return
         self._waiting.append(delivery)
-        if self._batch == 1:
-            self._fill()
-        elif not self._is_filling:
-            self._is_filling = True
-            asyncio.get_running_loop().call_soon(self._fill)  # after all that came in this turn
+        self._begin()
 
-    def _fill(self) -> None:
-        self._is_filling = False
-        while self._waiting and len(self._running) < self.concurrency and not (self._is_over or self.is_paused):
-            taken = self._next()
-            if not taken:
-                return
-            task = asyncio.create_task(self._handle(taken))
-            self._running[task] = taken
-            task.add_done_callback(self._ended)
+    def _begin(self) -> None:
+        """Let what waits be handled from the next turn of the loop on: what else has come in this one is there then."""
+        if self._waiting and not (self._is_beginning or self._is_over or self.is_paused) and len(self._running) < self.concurrency:
+            self._is_beginning = True
+            self._running[asyncio.create_task(self._work())] = ()
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        for delivery in self._running.pop(task):
-            if self._key_of is not None:
-                self._busy.discard(self._key_of(delivery))
-        self._fill()
+    async def _work(self) -> None:
+        """Handle what waits, one after the other; as soon as this has to wait itself, the next one is handled beside it.
+
+        A task for each delivery would cost more than its decoding. What a task of its own would keep from the next one, a
+        context variable that was set, a cancellation, ends this one.
+        """
+        self._is_beginning = False
+        task, context = asyncio.current_task(), copy_context()
+        assert task is not None  # noqa: S101 - it is one
+        is_spoilt = False
+        try:
+            while not (is_spoilt or self._is_over or self.is_paused) and (taken := self._next()):
+                self._running[task] = taken
+                self._begin()
+                await self._handle(taken)
+                if self._key_of is not None:
+                    self._busy.difference_update(map(self._key_of, taken))
+                is_spoilt = task.cancelling() > 0 or copy_context() != context
+        finally:
+            del self._running[task]
+        if is_spoilt:
+            self._begin()
 
     def _next(self) -> list[Delivery]:
         """The first that wait for none of their keys, up to a batch; of one key, all or the first of them."""

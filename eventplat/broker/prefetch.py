@@ -37,7 +37,7 @@ class Prefetch:
         self._most = max(most, self._at_once)
         self.current = min(2 * self._at_once, self._most)
         self._each_s = 0.0
-        self._samples = 0
+        self._samples, self._next_look = 0, SAMPLES
         self._changed_at = float("-inf")
 
     def handled(self, deliveries: int, seconds: float) -> None:
@@ -54,9 +54,10 @@ class Prefetch:
 
     def change(self, now_s: float) -> int | None:
         """The prefetch to go on with, where it should be another one now."""
-        if self._samples < SAMPLES or now_s - self._changed_at < STAYS_S or self.current / 2 < self.wanted < self.current * 2:
+        if self._samples < self._next_look or now_s - self._changed_at < STAYS_S:
             return None
-        if self.wanted == self.current:
+        self._next_look, wanted = self._samples + SAMPLES, self.wanted
+        if self.current / 2 < wanted < self.current * 2 or wanted == self.current:
             return None
-        self._changed_at, self.current = now_s, self.wanted
-        return self.current
+        self._changed_at, self.current = now_s, wanted
+        return wanted

@@ -39,7 +39,7 @@ from eventplat.broker.topology import Queue, Topology
 from eventplat.messages.codec import Properties
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Outgoing:
     """One message on its way out: where to, and its exact bytes."""
 

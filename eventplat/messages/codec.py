@@ -42,7 +42,7 @@ class Properties:
     headers: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Foreign(Envelope):
     """A message in another system's form: it has properties of its own, and travels and is kept with those."""
 

@@ -24,9 +24,9 @@ VOID = "eventplat.void.v1"            # body: {}: a tombstone or an expired dead
 RUNNING = "eventplat.running.v1"      # body: {}: accepted, its saga has not ended; ask again
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Envelope:
-    """One message: identity, routing facts and exact body bytes."""
+    """One message: identity, routing facts and exact body bytes. Nobody changes one: `frozen=True` would say so at twice the cost."""
 
     id: str                          # UUIDv7, or UUIDv8 when derived; canonical text
     type: str                        # wire name and major version, "orders.order-placed.v1"

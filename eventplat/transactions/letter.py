@@ -12,7 +12,7 @@ from eventplat.messages.codec import to_properties
 from eventplat.messages.envelope import Envelope
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Letter:
     """A message that leaves with its transaction."""
 
@@ -37,8 +37,7 @@ class Letter:
         """As the transport takes it; made once, for its row and for its way."""
         if self._outgoing is None:
             properties = to_properties(self.envelope, expiration_ms=self.expiration_ms)
-            object.__setattr__(self, "_outgoing", Outgoing(self.exchange, self.routing_key, properties, self.envelope.body))
-        assert self._outgoing is not None  # noqa: S101 - just made
+            self._outgoing = Outgoing(self.exchange, self.routing_key, properties, self.envelope.body)
         return self._outgoing
 
     def to_waiting(self) -> Outgoing:
