@@ -14,6 +14,8 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.container import RabbitContainer
@@ -23,6 +25,7 @@ from tests.servers import PostgresServer, ServerFailed
 
 IMAGES = ("rabbitmq:4-management", "rabbitmq:4.3-management")
 SUITE = "tests/conformance"
+SETTLES_S = 30.0
 ROOT = Path(__file__).parents[2]
 
 
@@ -33,7 +36,7 @@ def run(image: str, postgres: PostgresServer) -> list[str]:
     try:
         server.start()
         version = server.ctl("version").strip()
-        permitted = [name for name in features if permits(server, name)]
+        permitted = _still_permitted(server, features)
         _print(f"{image}: RabbitMQ {version}, denied: {', '.join(features) or 'nothing, it knows no deprecated features'}")
         wrong = [f"{image} still permits {name}" for name in permitted]
         wrong += _suite(server)
@@ -58,6 +61,16 @@ def denied_by(image: str) -> tuple[str, ...]:
     finally:
         server.remove()
     return tuple(feature["name"] for feature in features if feature["deprecation_phase"] != "removed")
+
+
+def _still_permitted(server: RabbitContainer, features: Sequence[str]) -> list[str]:
+    """Those that it does not deny within a while: right after its start it may not know yet."""
+    deadline = time.monotonic() + SETTLES_S
+    while True:
+        permitted = [name for name in features if permits(server, name)]
+        if not permitted or time.monotonic() > deadline:
+            return permitted
+        time.sleep(1)
 
 
 def permits(server: RabbitContainer, feature: str) -> bool:
