@@ -1,4 +1,4 @@
-"""Frames: a publish and a delivery as bytes, in one pass. Pure.
+"""Frames: a publish, its ack and a delivery as bytes, in one pass. Pure.
 
 Stock pika builds three objects and some thirty pieces for a message it sends, and takes as many steps for one it
 receives: two thirds of the processor time of both. What eventplat sends and receives is plain, so here the bytes are
@@ -7,6 +7,7 @@ encoded once. Whatever is not plain (a nested header, text that is no UTF-8, hal
 place: pika does it, with the same result.
 
     method frame   1 | channel | size | 60 40 … (publish) or 60 60 … (deliver) | CE
+                   1 | channel | 13   | 60 80 | tag | bits (ack) | CE
     header frame   2 | channel | size | 60 0 | body size | flags | properties   | CE
     body frames    3 | channel | size | bytes                                   | CE
 
@@ -29,12 +30,13 @@ from eventplat.broker.transport import Outgoing
 from eventplat.messages.codec import Properties
 
 METHOD, HEADER, BODY, END = 1, 2, 3, b"\xce"
-PUBLISH, DELIVER = b"\x00\x3c\x00\x28", b"\x00\x3c\x00\x3c"
+PUBLISH, DELIVER, ACK = b"\x00\x3c\x00\x28", b"\x00\x3c\x00\x3c", b"\x00\x3c\x00\x50"
 ROUTES, WORDS = 4_096, 8_192     # remembered
 
 _FRAME = Struct(">BHI")
 _HEADER = Struct(">BHIHHQH")
 _ARRIVING = Struct(">BHIHHQH")
+_ACK = Struct(">BHI4sQBB")
 _LONG_TEXT = Struct(">BI")
 _WHOLE, _WIDE = Struct(">Bi"), Struct(">Bq")
 _NUMBER, _SIZE = Struct(">Q"), Struct(">I")
@@ -161,6 +163,23 @@ def read_deliveries(buffer: bytes, known: Container[tuple[int, bytes]]) -> tuple
     except (_NotPlain, UnicodeDecodeError, IndexError, struct.error):
         pass  # pika reads it, or says what is wrong with it
     return arrived, at
+
+
+def read_acks(buffer: bytes, known: Container[int]) -> tuple[list[tuple[int, int, bool]], int]:
+    """The whole acks of what was published at the beginning of `buffer`: channel, tag and `multiple`; and how many bytes they are.
+
+    Args:
+        known: The channels whose acks are read here; another's is left in place.
+    """
+    acks: list[tuple[int, int, bool]] = []
+    at, last = 0, len(buffer) - _ACK.size
+    while at <= last:
+        kind, channel, _, name, tag, bits, end = _ACK.unpack_from(buffer, at)
+        if kind != METHOD or name != ACK or end != END[0] or channel not in known:
+            break
+        acks.append((channel, tag, bool(bits & 1)))
+        at += _ACK.size
+    return acks, at
 
 
 def _read(buffer: bytes, at: int, end: int, known: Container[tuple[int, bytes]]) -> tuple[Arrived, int] | None:

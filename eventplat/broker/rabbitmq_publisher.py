@@ -29,7 +29,7 @@ from pika.spec import Basic
 from eventplat.broker.rabbitmq_confirms import Batch, Confirms, Slot
 from eventplat.broker.rabbitmq_connection import Backoff, Channel, ChannelEnded, Link
 from eventplat.broker.rabbitmq_properties import to_pika
-from eventplat.broker.rabbitmq_wire import send_directly
+from eventplat.broker.rabbitmq_wire import confirm_directly, send_directly
 from eventplat.broker.refusal import refusal
 from eventplat.broker.transport import Nacked, Outcome, Outgoing
 from eventplat.clock import SystemClock
@@ -124,6 +124,8 @@ class Publisher:
     async def _begin(self, channel: Channel) -> None:
         lane = _Lane(channel)
         channel.raw.add_on_return_callback(lane.on_return)
+        forget = confirm_directly(channel.raw, partial(self._settled, lane, is_ack=True))
+        channel.ended.add_done_callback(lambda _: forget())
         await channel.ask(channel.raw.confirm_delivery, ack_nack_callback=partial(self._on_confirm, lane))
         channel.ended.add_done_callback(partial(self._on_ended, lane))
         self._lane = lane
@@ -156,7 +158,10 @@ class Publisher:
 
     def _on_confirm(self, lane: _Lane, frame: Any) -> None:
         method = frame.method
-        lane.confirms.settled(method.delivery_tag, multiple=method.multiple, is_ack=isinstance(method, Basic.Ack))
+        self._settled(lane, method.delivery_tag, method.multiple, is_ack=isinstance(method, Basic.Ack))
+
+    def _settled(self, lane: _Lane, tag: int, multiple: bool, *, is_ack: bool) -> None:
+        lane.confirms.settled(tag, multiple=multiple, is_ack=is_ack)
         if lane is self._lane:
             self._pump()
         else:

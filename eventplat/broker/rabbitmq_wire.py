@@ -5,8 +5,8 @@ publisher's time. Here frames wait until the turn ends and leave joined, in orde
 `PIECE_BYTES`: a larger piece would be copied again at every partial send. Reads take 64 KiB, not 4.
 
 Direct    what is plain is written and read in one pass (`broker.rabbitmq_frames`), at the same place in the stream as
-          pika would: a delivery to a consumer that asked for it (`deliver_directly`), a publish (`send_directly`).
-          Everything else, each channel's and connection's state included, stays pika's.
+          pika would: a delivery to a consumer that asked for it (`deliver_directly`), a publish (`send_directly`) and its
+          ack (`confirm_directly`). Everything else, each channel's and connection's state included, stays pika's.
 
 All of it leans on names that pika does not promise. They are looked for once; where one is missing the stock
 connection is used, slower and no less correct.
@@ -24,7 +24,7 @@ from pika.adapters.asyncio_connection import AsyncioConnection
 from pika.channel import Channel as PikaChannel
 from pika.exceptions import ChannelWrongStateError
 
-from eventplat.broker.rabbitmq_frames import Arrived, read_deliveries, to_frames
+from eventplat.broker.rabbitmq_frames import Arrived, read_acks, read_deliveries, to_frames
 from eventplat.broker.transport import Outgoing
 
 logger = logging.getLogger(__name__)
@@ -43,6 +43,7 @@ class GatheringConnection(AsyncioConnection):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._gathered: list[bytes] = []
         self.receivers: dict[tuple[int, bytes], Callable[[Arrived], None]] = {}   # by channel and consumer tag
+        self.confirmed: dict[int, Callable[[int, bool], None]] = {}               # by channel
         super().__init__(*args, **kwargs)
 
     def write(self, frames: bytes) -> None:
@@ -59,6 +60,12 @@ class GatheringConnection(AsyncioConnection):
                 for each in arrived:
                     self._hand_over(each)
                 continue
+            acks, length = read_acks(stock._frame_buffer, self.confirmed) if self.confirmed else ([], 0)
+            if length:
+                stock._trim_frame_buffer(length)
+                for channel, tag, multiple in acks:
+                    self._confirm(channel, tag, multiple)
+                continue
             consumed, frame = stock._read_frame()
             if not frame:
                 return
@@ -69,6 +76,11 @@ class GatheringConnection(AsyncioConnection):
         receive = self.receivers.get((arrived.channel, arrived.consumer_tag))
         if receive is not None:  # else its channel has ended a moment ago, and the broker keeps it
             receive(arrived)
+
+    def _confirm(self, channel: int, tag: int, multiple: bool) -> None:
+        confirmed = self.confirmed.get(channel)
+        if confirmed is not None:  # as above
+            confirmed(tag, multiple)
 
     def _output_marshaled_frames(self, marshaled_frames: Sequence[bytes]) -> None:
         if not self._gathered:
@@ -142,6 +154,27 @@ def deliver_directly(channel: PikaChannel, consumer_tag: str, receive: Callable[
 
     def forget() -> None:
         connection.receivers.pop(key, None)
+
+    return forget
+
+
+def confirm_directly(channel: PikaChannel, confirmed: Callable[[int, bool], None]) -> Callable[[], None]:
+    """Tell `confirmed` of the acks of what was published on `channel`: tag, and whether of all before it too.
+
+    Pika's own callback gets the nacks, and the acks from a stock connection.
+
+    Returns:
+        What to call when the channel ends.
+    """
+    connection = channel.connection
+    if not isinstance(connection, GatheringConnection):
+        return _nothing
+    number = int(channel.channel_number)
+    connection.confirmed[number] = confirmed
+
+    def forget() -> None:
+        if connection.confirmed.get(number) is confirmed:  # else the number is another channel's by now
+            del connection.confirmed[number]
 
     return forget
 

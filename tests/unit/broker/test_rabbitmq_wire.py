@@ -20,6 +20,7 @@ from eventplat.broker.rabbitmq_wire import (
     PIECE_BYTES,
     READ_BYTES,
     GatheringConnection,
+    confirm_directly,
     connection_class,
     cut,
     deliver_directly,
@@ -92,7 +93,7 @@ def connection() -> Any:
     bare: Any = GatheringConnection.__new__(GatheringConnection)
     bare._gathered, bare._nbio, bare._transport = [], Loop(), Socket()
     bare.frames_sent = bare.bytes_sent = bare.bytes_received = 0
-    bare._frame_buffer, bare.receivers, bare._body_max_length = b"", {}, 100
+    bare._frame_buffer, bare.receivers, bare.confirmed, bare._body_max_length = b"", {}, {}, 100
     return bare
 
 
@@ -241,10 +242,45 @@ def test_whole_deliveries_never_pass_through_pika(connection: Any) -> None:
     assert events == [1, 2, "Heartbeat", 3, "Method", "Header", "Body"]
 
 
+def test_acks_never_pass_through_pika_and_nacks_do(connection: Any) -> None:
+    events: list[object] = []
+    channel: Any = Channel(connection)
+    connection._process_frame = lambda it: events.append(type(it.method).__name__)
+    forget = confirm_directly(channel, lambda tag, multiple: events.append((tag, multiple)))
+    said = (spec.Basic.Ack(1), spec.Basic.Ack(7, multiple=True), spec.Basic.Nack(8), spec.Basic.Ack(9))
+    stream = b"".join(map(settled, said))
+
+    for part in (stream[:30], stream[30:]):     # in the middle of the second
+        connection._on_data_available(part)
+    connection._on_data_available(settled(spec.Basic.Ack(1), channel=3))
+    forget()
+    connection._on_data_available(settled(spec.Basic.Ack(10)))
+
+    assert events == [(1, False), (7, True), "Nack", (9, False), "Ack", "Ack"]
+    assert connection._frame_buffer == b""
+
+
+def test_a_channel_that_ends_late_leaves_the_next_ones_acks_alone(connection: Any) -> None:
+    events: list[object] = []
+    channel: Any = Channel(connection)
+    forget = confirm_directly(channel, lambda tag, _: events.append(("old", tag)))
+    confirm_directly(channel, lambda tag, _: events.append(("new", tag)))
+    forget()
+
+    connection._on_data_available(settled(spec.Basic.Ack(1)))
+
+    assert events == [("new", 1)]
+
+
 def test_a_stock_connection_hands_nothing_over_directly() -> None:
     channel: Any = Channel(object())
 
     deliver_directly(channel, "t", lambda _: None)()
+    confirm_directly(channel, lambda *_: None)()
+
+
+def settled(method: Any, *, channel: int = 2) -> bytes:
+    return bytes(frame.Method(channel, method).marshal())
 
 
 def delivery(number: int, *, tag: str = "t") -> bytes:

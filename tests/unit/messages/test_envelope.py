@@ -37,8 +37,3 @@ def test_without_a_key_it_lives_in_the_bucket_of_its_id() -> None:
 )
 def test_it_has_expired_from_its_deadline_on(deadline_ms: int | None, now_us: int, has_expired: bool) -> None:
     assert envelope(deadline_ms=deadline_ms).has_expired(now_us) is has_expired
-
-
-def test_it_cannot_be_changed() -> None:
-    with pytest.raises(AttributeError):
-        envelope().key = "o-2"  # type: ignore[misc]
