@@ -16,7 +16,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from contextvars import copy_context
+from contextvars import Context, copy_context
 
 from eventplat.broker.prefetch import Prefetch
 from eventplat.broker.topology import Queue
@@ -89,6 +89,7 @@ class Consumer:
 
     async def start(self) -> None:
         self._is_leaving = self._is_over = self._is_beginning = False
+        self._context = copy_context()   # what every delivery begins with, whoever's it comes in
         prefetch = self._measured.current if self._is_adapting else self._prefetch
         self._subscription = await self._transport.consume(self.queue, self._receive, prefetch=prefetch)
 
@@ -149,7 +150,7 @@ class Consumer:
         """Let what waits be handled from the next turn of the loop on: what else has come in this one is there then."""
         if self._waiting and not (self._is_beginning or self._is_over or self.is_paused) and len(self._running) < self.concurrency:
             self._is_beginning = True
-            self._running[asyncio.create_task(self._work())] = ()
+            self._running[asyncio.create_task(self._work(), context=self._context.copy())] = ()
 
     async def _work(self) -> None:
         """Handle what waits, one after the other; as soon as this has to wait itself, the next one is handled beside it.
@@ -158,7 +159,7 @@ class Consumer:
         context variable that was set, a cancellation, ends this one.
         """
         self._is_beginning = False
-        task, context = asyncio.current_task(), copy_context()
+        task = asyncio.current_task()
         assert task is not None  # noqa: S101 - it is one
         is_spoilt = False
         try:
@@ -168,7 +169,7 @@ class Consumer:
                 await self._handle(taken)
                 if self._key_of is not None:
                     self._busy.difference_update(map(self._key_of, taken))
-                is_spoilt = task.cancelling() > 0 or copy_context() != context
+                is_spoilt = task.cancelling() > 0 or _has_left(self._context)
         finally:
             del self._running[task]
         if is_spoilt:
@@ -233,3 +234,11 @@ class Consumer:
             return
         if before is not None:
             await before.cancel()
+
+
+def _has_left(context: Context) -> bool:
+    """Whether a context variable is another one than in `context`."""
+    try:
+        return copy_context() != context
+    except Exception:  # two values of one, which cannot be compared
+        return True

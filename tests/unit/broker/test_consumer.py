@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import ContextVar
+
+import pytest
 
 from eventplat.broker.consumer import Consumer, one_by_one
 from eventplat.broker.embedded import EmbeddedTransport
@@ -153,3 +156,93 @@ def test_a_batch_takes_all_that_wait_of_its_keys_and_none_of_a_running_batchs() 
     asyncio.run(whole())
 
     assert batches == [[b"a0", b"a1", b"a2"], [b"b4", b"c6", b"b7"], [b"a3", b"a5"], [b"c8"]]
+
+
+def consumed(
+    process: Callable[[Delivery], Awaitable[None]], bodies: Sequence[bytes], *, concurrency: int, until: Callable[[], bool]
+) -> None:
+    """Put `bodies` on the queue in one batch and consume until `until`."""
+
+    async def whole() -> None:
+        transport = EmbeddedTransport(EmbeddedBroker(None, clock=SystemClock()), clock=SystemClock())
+        await transport.open()
+        await transport.declare(Topology((Exchange("x", "direct"),), (QUEUE,)))
+        await transport.publish([Outgoing("x", "k", Properties(), body) for body in bodies])
+        consumer = Consumer(transport, QUEUE, one_by_one(process), prefetch=50, concurrency=concurrency)
+        await consumer.start()
+        async with asyncio.timeout(10):
+            while not until():
+                await asyncio.sleep(0)
+        await consumer.stop()
+        await transport.close()
+
+    asyncio.run(whole())
+
+
+class Odd:
+    """Cannot be compared."""
+
+    def __eq__(self, other: object) -> bool:
+        raise TypeError
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("value", ["left behind", Odd()])
+def test_what_a_handler_leaves_in_a_context_variable_is_not_the_next_ones(value: object) -> None:
+    variable: ContextVar[object] = ContextVar("variable", default=None)
+    outside = Odd()
+    variable.set(outside)
+    seen: list[bool] = []
+
+    async def process(delivery: Delivery) -> None:
+        seen.append(variable.get() is outside)
+        if delivery.body != b"1":
+            variable.set(value)
+        delivery.ack()
+
+    consumed(process, [b"0", b"1", b"2", b"3"], concurrency=1, until=lambda: len(seen) == 4)
+
+    assert seen == [True] * 4
+
+
+def test_a_handler_that_cancels_its_own_task_does_not_cancel_the_next_one() -> None:
+    handled: list[bytes] = []
+
+    async def process(delivery: Delivery) -> None:
+        handled.append(delivery.body)
+        delivery.ack()
+        if delivery.body == b"0":
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            await asyncio.sleep(0)
+
+    consumed(process, [b"0", b"1", b"2"], concurrency=1, until=lambda: len(handled) == 3)
+
+    assert handled == [b"0", b"1", b"2"]
+
+
+def test_what_never_waits_shares_a_task_and_what_waits_runs_side_by_side() -> None:
+    tasks: set[object] = set()
+    at_once: list[int] = []
+    running = 0
+
+    async def process(delivery: Delivery) -> None:
+        nonlocal running
+        tasks.add(asyncio.current_task())
+        running += 1
+        at_once.append(running)
+        if delivery.body.startswith(b"slow"):
+            for _ in range(20):
+                await asyncio.sleep(0)
+        running -= 1
+        delivery.ack()
+
+    consumed(process, [b"%d" % number for number in range(20)], concurrency=5, until=lambda: len(at_once) == 20)
+    assert len(tasks) <= 2
+    assert max(at_once) == 1
+
+    at_once.clear()
+    consumed(process, [b"slow%d" % number for number in range(20)], concurrency=5, until=lambda: len(at_once) == 20 and not running)
+    assert max(at_once) == 5
