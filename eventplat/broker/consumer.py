@@ -79,8 +79,8 @@ class Consumer:
 
     @property
     def in_flight(self) -> int:
-        """Deliveries being handled now."""
-        return sum(len(deliveries) for deliveries in self._running.values())
+        """Deliveries that are here: being handled, or about to be."""
+        return len(self._waiting) + sum(len(deliveries) for deliveries in self._running.values())
 
     @property
     def is_active(self) -> bool:

@@ -111,7 +111,7 @@ class Partitions:
 
     @property
     def in_flight(self) -> int:
-        """Deliveries being handled now."""
+        """Deliveries that are here."""
         return sum(seat.consumer.in_flight for seat in self._seats.values())
 
     @property

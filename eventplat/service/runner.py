@@ -98,7 +98,7 @@ class Runner:
 
     @property
     def in_flight(self) -> int:
-        """Messages being handled now."""
+        """Messages that are here: being handled, or about to be."""
         return sum(consumer.in_flight for consumer in self._every_consumer)
 
     @property

@@ -9,9 +9,12 @@ Times are BIGINT microseconds since 1970 on the database's clock; ids are UUIDs,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, MetaData, SmallInteger, Uuid
+from sqlalchemy import BigInteger, Column, ColumnElement, MetaData, SmallInteger, Uuid, any_, literal
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
@@ -30,6 +33,17 @@ VERSION_TABLE = "eventplat_version"
 def bucket() -> Column[int]:
     """The column `bucket`, 0..1023: where the row lives, and moves with its bucket."""
     return Column("bucket", SmallInteger, nullable=False)
+
+
+def one_of(connection: AsyncConnection, column: Column[Any], values: Sequence[object]) -> ColumnElement[bool]:
+    """The condition that `column` is one of `values`.
+
+    On PostgreSQL the values are one array: the statement's text, and so what is prepared and kept of it, is the same for
+    any number of them. An `IN` of its own length each time fills caches on both sides, and is planned anew.
+    """
+    if connection.dialect.name == "sqlite":
+        return column.in_(values)
+    return column == any_(literal(list(values), ARRAY(column.type)))
 
 
 class now_us(FunctionElement[int]):  # noqa: N801 - reads as the SQL function it is

@@ -37,7 +37,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from eventplat.hashing import body_hash
 from eventplat.messages.envelope import DONE, REJECTED, VOID, Envelope
-from eventplat.storage.tables import UUID, bucket, now_us, platform
+from eventplat.storage.tables import UUID, bucket, now_us, one_of, platform
 from eventplat.transactions.pending import pending
 
 InboxState = Literal["done", "rejected", "void"]
@@ -145,7 +145,7 @@ async def forget(connection: AsyncConnection, consumer: str, message_id: str) ->
 
 async def forget_many(connection: AsyncConnection, consumer: str, ids: Sequence[str]) -> None:
     """As `forget` for several."""
-    await connection.execute(delete(inbox).where(inbox.c.message_id.in_(ids), inbox.c.consumer == consumer))
+    await connection.execute(delete(inbox).where(one_of(connection, inbox.c.message_id, ids), inbox.c.consumer == consumer))
 
 
 async def look_up(connection: AsyncConnection, consumer: str, message_id: str) -> Settled | None:

@@ -40,7 +40,7 @@ from eventplat.broker.transport import Outgoing
 from eventplat.hashing import bucket_of
 from eventplat.messages.codec import Properties
 from eventplat.messages.ids import is_derived
-from eventplat.storage.tables import now_us
+from eventplat.storage.tables import now_us, one_of
 from eventplat.transactions import outbox_postgres
 from eventplat.transactions.letter import Letter
 from eventplat.transactions.outbox_tables import UNROUTED, event_log, outbox, sequence
@@ -74,7 +74,7 @@ async def append(connection: AsyncConnection, letters: Sequence[Letter], owner: 
 async def adopt(connection: AsyncConnection, owner: str, *, limit: int) -> list[tuple[str, Outgoing]]:
     """Take over up to `limit` rows that no living process owns: of the dead first, then those that are due; oldest first."""
     dead = [row.owner for row in await connection.execute(_DEAD_OWNERS)]
-    left = [outbox.c.owner.in_(dead)] if dead else []
+    left = [one_of(connection, outbox.c.owner, dead)] if dead else []
     taken: list[str] = []
     for condition in (*left, outbox.c.owner.is_(None) & (outbox.c.due_us <= now_us())):
         ids = select(outbox.c.id).where(condition).order_by(outbox.c.id).limit(limit - len(taken)).with_for_update(skip_locked=True)
@@ -92,20 +92,20 @@ async def owned(connection: AsyncConnection, owner: str, *, limit: int) -> list[
 async def remove(connection: AsyncConnection, owner: str, ids: Sequence[str]) -> None:
     """Delete those of `owner`'s rows that are confirmed."""
     if ids:
-        await connection.execute(delete(outbox).where(outbox.c.id.in_(sorted(ids)), outbox.c.owner == owner))
+        await connection.execute(delete(outbox).where(one_of(connection, outbox.c.id, ids), outbox.c.owner == owner))
 
 
 async def postpone(connection: AsyncConnection, owner: str, ids: Sequence[str], *, wait_us: int) -> None:
     """Give rows of `owner` back, due after `wait_us`: for what the broker could not route or refused."""
     if ids:
-        given_back = update(outbox).where(outbox.c.id.in_(sorted(ids)), outbox.c.owner == owner)
+        given_back = update(outbox).where(one_of(connection, outbox.c.id, ids), outbox.c.owner == owner)
         await connection.execute(given_back.values(owner=None, due_us=now_us() + wait_us, attempts=outbox.c.attempts + 1))
 
 
 async def mark_unrouted(connection: AsyncConnection, ids: Sequence[str]) -> None:
     """Note that these events reached no queue: they stay in the log and can be sent when a handler is announced."""
     if ids:
-        await connection.execute(update(event_log).where(event_log.c.id.in_(sorted(ids))).values(unrouted=True))
+        await connection.execute(update(event_log).where(one_of(connection, event_log.c.id, ids)).values(unrouted=True))
 
 
 async def has_unrouted(connection: AsyncConnection) -> bool:
@@ -128,7 +128,7 @@ async def reopen(
         return []
     again = [_again(row, owner, exchange, row.stream or streams[row.type]) for row in rows]
     await connection.execute(_INSERT, again)
-    await connection.execute(update(event_log).where(event_log.c.id.in_([row.id for row in rows])).values(unrouted=False))
+    await connection.execute(update(event_log).where(one_of(connection, event_log.c.id, [row.id for row in rows])).values(unrouted=False))
     sent = dict(await _outgoing(connection, [row.id for row in rows]))
     return [(row.id, sent[row.id]) for row in rows]
 
@@ -174,7 +174,7 @@ async def _not_in_log(connection: AsyncConnection, letters: Sequence[Letter]) ->
     again = [letter.envelope.id for letter in letters if letter.is_event and is_derived(letter.envelope.id)]
     if not again:
         return letters
-    known = {row.id for row in await connection.execute(select(event_log.c.id).where(event_log.c.id.in_(again)))}
+    known = {row.id for row in await connection.execute(select(event_log.c.id).where(one_of(connection, event_log.c.id, again)))}
     return [letter for letter in letters if letter.envelope.id not in known]
 
 
@@ -236,7 +236,7 @@ def _again(row: Any, owner: str, exchange: str, stream: str) -> dict[str, Any]:
 async def _outgoing(connection: AsyncConnection, ids: Sequence[str]) -> list[tuple[str, Outgoing]]:
     if not ids:
         return []
-    rows = await connection.execute(_READ.where(outbox.c.id.in_(ids)))
+    rows = await connection.execute(_READ.where(one_of(connection, outbox.c.id, ids)))
     return [(row.id, to_outgoing(row)) for row in rows]
 
 

@@ -45,7 +45,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from eventplat.messages.codec import Properties, to_envelope, to_properties
 from eventplat.messages.envelope import Envelope
-from eventplat.storage.tables import UUID, bucket, now_us, platform
+from eventplat.storage.tables import UUID, bucket, now_us, one_of, platform
 from eventplat.transactions.attempts import Entry, with_entry
 from eventplat.transactions.stored import properties_text
 from eventplat.transactions.stored import to_properties as read_properties
@@ -198,17 +198,14 @@ async def lock(connection: AsyncConnection, row: Pending) -> bool:
 
 
 async def take_many(connection: AsyncConnection, rows: Sequence[Pending]) -> frozenset[str]:
-    """Lock and delete rows of one state; returns the message ids of those that were there, and that no other one runs."""
-    keys = [(row.handler, row.message_id) for row in rows]
-    locked = (
-        select(pending.c.message_id)
-        .where(tuple_(pending.c.handler, pending.c.message_id).in_(keys), pending.c.state == rows[0].state)
-        .order_by(pending.c.message_id)
-        .with_for_update(skip_locked=True)
-    )
-    taken = [(row.handler, row.message_id) for row in await connection.execute(locked.add_columns(pending.c.handler))]
-    await connection.execute(delete(pending).where(tuple_(pending.c.handler, pending.c.message_id).in_(taken)))
-    return frozenset(message_id for _, message_id in taken)
+    """Lock and delete rows of one handler and state; returns the message ids of those that were there, and that no other one runs."""
+    ids = [row.message_id for row in rows]
+    mine = (pending.c.handler == rows[0].handler, one_of(connection, pending.c.message_id, ids), pending.c.state == rows[0].state)
+    locked = select(pending.c.message_id).where(*mine).order_by(pending.c.message_id).with_for_update(skip_locked=True)
+    taken = list((await connection.execute(locked)).scalars())
+    gone = delete(pending).where(pending.c.handler == rows[0].handler, one_of(connection, pending.c.message_id, taken))
+    await connection.execute(gone)
+    return frozenset(taken)
 
 
 async def mark_isolated(connection: AsyncConnection, handler: str, message_id: str) -> None:

@@ -52,7 +52,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from eventplat.hashing import bucket_of
 from eventplat.messages.envelope import Envelope
-from eventplat.storage.tables import bucket, now_us, platform
+from eventplat.storage.tables import bucket, now_us, one_of, platform
 from eventplat.transactions.pending import ISOLATED, pending, stands_as
 
 PATIENCE_US = 30_000_000
@@ -170,7 +170,7 @@ async def _free(connection: AsyncConnection, handler: str, source: str, stream: 
 async def make_due(connection: AsyncConnection, handler: str, ids: Sequence[str]) -> None:
     """Let these held events of `handler` run from `pending`."""
     if ids:
-        held = (stands_as("held"), pending.c.handler == handler, pending.c.message_id.in_(ids))
+        held = (stands_as("held"), pending.c.handler == handler, one_of(connection, pending.c.message_id, ids))
         await connection.execute(update(pending).where(*held).values(**_DUE))
 
 
