@@ -11,12 +11,18 @@ from hashlib import blake2b
 
 BUCKETS = 1_024
 LANES = 64
+KEYS = 8_192    # remembered
 
 
-@lru_cache(maxsize=65_536)
+@lru_cache(KEYS)
 def bucket_of(key: str) -> int:
     """The bucket of `key`, 0..1023: the first 10 bits of BLAKE2b over its UTF-8."""
-    digest = blake2b(key.encode(), digest_size=2).digest()
+    return bucket_of_once(key)
+
+
+def bucket_of_once(text: str) -> int:
+    """As `bucket_of`, of what hardly comes again, as an id: it would drive the keys out, and memory up."""
+    digest = blake2b(text.encode(), digest_size=2).digest()
     return int.from_bytes(digest, "big") >> 6
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from eventplat.hashing import bucket_of
+from eventplat.hashing import bucket_of, bucket_of_once
 from eventplat.messages.ids import created_us
 
 ReplyKind = Literal["done", "rejected", "failed", "void", "running"]
@@ -54,7 +54,7 @@ class Envelope:
     @property
     def bucket(self) -> int:
         """0..1023: of the key, else of the id."""
-        return bucket_of(self.key if self.key is not None else self.id)
+        return bucket_of(self.key) if self.key is not None else bucket_of_once(self.id)
 
     def has_expired(self, now_us: int) -> bool:
         """Whether its deadline has passed."""
