@@ -9,6 +9,8 @@ Outcome   done, rejected, failed, void: for all who wait for that request with t
 Running   is said of the copy that was asked with, and only to who asked with it: the first still waits for the outcome.
 Late      answers that nobody waits for any more are dropped and counted: the outcome is recorded where the effect
           happened, and asking again answers again.
+Together  queries of one turn of the loop leave in one batch, and whoever asks one waits for its answer alone: that
+          the broker has taken it is news only where there is none.
 
 Source    Hohpe & Woolf, Enterprise Integration Patterns (2003), Request-Reply, Correlation Identifier.
 """
@@ -18,12 +20,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import zip_longest
+from typing import cast
 
 from eventplat.broker.topology import REPLIES, Binding, Names, Queue
-from eventplat.broker.transport import Delivery, Nacked, Outgoing, Returned, Subscription, Transport
+from eventplat.broker.transport import Confirmed, Delivery, Nacked, Outcome, Outgoing, Returned, Subscription, Transport
 from eventplat.clock import Clock
 from eventplat.deadlines import Deadlines
 from eventplat.errors import BrokerUnavailable, Malformed, TimedOut, Unroutable
@@ -38,15 +42,19 @@ REMEMBERED = 10_000  # askers whose body is known after they have gone: the work
 CONFIRM_S = 10.0     # for the broker to take a question, even where nobody waits for the answer
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(slots=True, eq=False)
 class _Asker:
     correlation_id: str
     body: bytes                           # its digest; empty where nobody else asks under its request's id
     answer: asyncio.Future[Envelope]
+    until: float                          # on the process's clock
+
+    def fail(self, error: Exception) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(error)
 
     def expire(self) -> None:
-        if not self.answer.done():
-            self.answer.set_exception(TimeoutError())
+        self.fail(TimeoutError())
 
 
 class Requester:
@@ -60,6 +68,8 @@ class Requester:
         self._queue = Queue(self.reply_to, "exclusive", (binding,))
         self._waiting: defaultdict[str, list[_Asker]] = defaultdict(list)   # by request id
         self._bodies: OrderedDict[str, bytes] = OrderedDict()               # by correlation id, the newest last
+        self._queries: list[tuple[_Asker, Outgoing]] = []                   # that leave in this turn
+        self._leaving: set[asyncio.Task[None]] = set()
         self._subscription: Subscription | None = None
 
     async def start(self) -> None:
@@ -70,8 +80,7 @@ class Requester:
         if self._subscription is not None:
             await self._subscription.cancel()
         for asker in [asker for askers in self._waiting.values() for asker in askers]:
-            if not asker.answer.done():
-                asker.answer.set_exception(BrokerUnavailable("this process is stopping"))
+            asker.fail(BrokerUnavailable("this process is stopping"))
 
     async def ask(
         self, outgoing: Outgoing, *, request_id: str, timeout_s: float, on_confirmed: Callable[[], None] = lambda: None
@@ -90,24 +99,18 @@ class Requester:
             BrokerUnavailable: Not confirmed; it may have arrived all the same.
             TimedOut: Confirmed, and not answered in time.
         """
-        began = self._clock.monotonic()
-        asker = self._asker(outgoing, request_id)
-        answer = asker.answer
+        asker = self._asker(outgoing, request_id, timeout_s)
         self._waiting[request_id].append(asker)
         try:
-            try:
-                outcome = (await self._transport.publish([outgoing], timeout_s=max(timeout_s, CONFIRM_S)))[0]
-            except BrokerUnavailable:
-                if answer.done():  # answered and not confirmed: it arrived
-                    return answer.result()
-                raise
-            if isinstance(outcome, Returned):
-                raise Unroutable(f"nothing is bound for {outgoing.properties.type}")
-            if isinstance(outcome, Nacked):
-                raise BrokerUnavailable(f"the broker refused it: {outcome.reason}")
-            on_confirmed()
-            return await self._until(asker, timeout_s - (self._clock.monotonic() - began), outgoing)
+            if outgoing.persistent:
+                await self._send(asker, outgoing, timeout_s, on_confirmed)
+            else:
+                self._send_with_others(asker, outgoing)
+            return await asker.answer
+        except TimeoutError:
+            raise TimedOut(f"{outgoing.properties.type} was not answered in time") from None
         finally:
+            self._deadlines.discard(asker)
             self._forget(request_id, asker)
 
     @property
@@ -115,24 +118,56 @@ class Requester:
         """Requests that are not answered yet."""
         return len(self._waiting)
 
-    def _asker(self, outgoing: Outgoing, request_id: str) -> _Asker:
+    def _asker(self, outgoing: Outgoing, request_id: str, timeout_s: float) -> _Asker:
         correlation_id, answer = outgoing.properties.correlation_id or request_id, asyncio.get_running_loop().create_future()
+        until = self._clock.monotonic() + timeout_s
         if correlation_id == request_id:  # asked under an id that nobody else has: no other's answer is its own
-            return _Asker(correlation_id, b"", answer)
-        asker = _Asker(correlation_id, blake2b(outgoing.body, digest_size=16).digest(), answer)
+            return _Asker(correlation_id, b"", answer, until)
+        asker = _Asker(correlation_id, blake2b(outgoing.body, digest_size=16).digest(), answer, until)
         self._bodies[correlation_id] = asker.body
         if len(self._bodies) > REMEMBERED:
             self._bodies.popitem(last=False)
         return asker
 
-    async def _until(self, asker: _Asker, seconds: float, outgoing: Outgoing) -> Envelope:
-        self._deadlines.add(asker, seconds)
+    async def _send(self, asker: _Asker, outgoing: Outgoing, timeout_s: float, on_confirmed: Callable[[], None]) -> None:
         try:
-            return await asker.answer
-        except TimeoutError:
-            raise TimedOut(f"{outgoing.properties.type} was not answered in time") from None
-        finally:
-            self._deadlines.discard(asker)
+            (outcome,) = await self._transport.publish([outgoing], timeout_s=max(timeout_s, CONFIRM_S))
+        except BrokerUnavailable:
+            if not asker.answer.done():  # answered and not confirmed: it arrived
+                raise
+            return
+        self._taken(asker, outgoing, outcome)
+        if isinstance(outcome, Confirmed):
+            on_confirmed()
+
+    def _send_with_others(self, asker: _Asker, outgoing: Outgoing) -> None:
+        self._queries.append((asker, outgoing))
+        if len(self._queries) == 1:
+            task = asyncio.create_task(self._send_queries())
+            self._leaving.add(task)
+            task.add_done_callback(self._leaving.discard)
+
+    async def _send_queries(self) -> None:
+        queries, self._queries = self._queries, []
+        outcomes, failure = cast("Sequence[Outcome | None]", ()), ""
+        try:
+            outcomes = await self._transport.publish([outgoing for _, outgoing in queries], timeout_s=CONFIRM_S)
+        except BrokerUnavailable as error:
+            outcomes, failure = error.outcomes, str(error.args[0])
+        for (asker, outgoing), outcome in zip_longest(queries, outcomes):
+            if outcome is None:
+                asker.fail(BrokerUnavailable(failure))
+            else:
+                self._taken(asker, outgoing, outcome)
+
+    def _taken(self, asker: _Asker, outgoing: Outgoing, outcome: Outcome) -> None:
+        """From now on it waits for its answer, if it is to have one."""
+        if isinstance(outcome, Returned):
+            asker.fail(Unroutable(f"nothing is bound for {outgoing.properties.type}"))
+        elif isinstance(outcome, Nacked):
+            asker.fail(BrokerUnavailable(f"the broker refused it: {outcome.reason}"))
+        elif not asker.answer.done():
+            self._deadlines.add(asker, asker.until - self._clock.monotonic())
 
     def _forget(self, request_id: str, asker: _Asker) -> None:
         askers = self._waiting.get(request_id, [])

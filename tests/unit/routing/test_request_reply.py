@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from eventplat.broker.embedded import EmbeddedTransport
 from eventplat.broker.embedded_broker import EmbeddedBroker
 from eventplat.broker.topology import COMMANDS, REPLIES, Binding, Names, Queue, Topology
-from eventplat.broker.transport import Delivery, Nacked, Outcome, Outgoing
+from eventplat.broker.transport import Confirmed, Delivery, Nacked, Outcome, Outgoing
 from eventplat.errors import BrokerUnavailable, TimedOut, Unroutable
 from eventplat.messages.codec import Properties, to_properties
 from eventplat.messages.envelope import DONE, REJECTED, RUNNING, Envelope
@@ -57,8 +58,10 @@ class House:
         envelope = Envelope(id=id_, type="shop.sell.v1", body=body, correlation_id=by or id_, reply_to=self.requester.reply_to)
         return Outgoing(NAMES.exchange(COMMANDS), routing_key, to_properties(envelope), body)
 
-    def ask(self, timeout_s: float = 5.0, id_: str = ID, by: str | None = None, body: bytes = b"{}") -> asyncio.Task[Envelope]:
-        question = self.question(id_=id_, by=by, body=body)
+    def ask(
+        self, timeout_s: float = 5.0, id_: str = ID, by: str | None = None, body: bytes = b"{}", *, persistent: bool = True
+    ) -> asyncio.Task[Envelope]:
+        question = replace(self.question(id_=id_, by=by, body=body), persistent=persistent)
         return asyncio.create_task(self.requester.ask(question, request_id=id_, timeout_s=timeout_s))
 
     async def answer(
@@ -285,3 +288,51 @@ async def test_the_reply_queue_keeps_its_name_over_a_reconnect(house: House) -> 
     await house.answer(b"1")
 
     assert (await asking).body == b"1"
+
+
+@on_loop
+async def test_queries_of_one_turn_leave_together_and_each_has_its_own_ending(house: House) -> None:
+    batches: list[int] = []
+    publish = house.near.publish
+
+    async def counted(messages: Sequence[Outgoing], *, timeout_s: float = 30.0) -> list[Outcome]:
+        batches.append(len(messages))
+        return await publish(messages, timeout_s=timeout_s)
+
+    house.near.publish = counted  # type: ignore[assignment,method-assign]
+    first = house.ask(by=FIRST, persistent=False)
+    nowhere = asyncio.create_task(house.requester.ask(
+        replace(house.question("nobody.-.x.v1.-", id_=OTHER), persistent=False), request_id=OTHER, timeout_s=5
+    ))  # fmt: skip
+    unanswered = house.ask(id_=AGAIN, persistent=False)
+    await house.turn()
+
+    await house.answer(by=FIRST)
+
+    assert (await first).body == b"1"
+    with pytest.raises(Unroutable):
+        await nowhere
+    await house.clock.advance(5.2)
+    with pytest.raises(TimedOut):
+        await unanswered
+    assert batches == [3]
+    assert house.requester.waiting == 0
+
+
+@on_loop
+async def test_of_queries_whose_batch_is_cut_off_those_fail_that_did_not_arrive(house: House) -> None:
+    async def cut(messages: Sequence[Outgoing], *, timeout_s: float = 30.0) -> list[Outcome]:
+        await answered.wait()
+        raise BrokerUnavailable("gone", outcomes=[None, Confirmed(), None])
+
+    answered = asyncio.Event()
+    house.near.publish = cut  # type: ignore[assignment,method-assign]
+    quick, taken, lost = (house.ask(id_=id_, persistent=False) for id_ in (FIRST, AGAIN, OTHER))
+    await house.turn()
+    await house.answer(b"quick", causation=FIRST, by=FIRST)
+    assert (await quick).body == b"quick"
+    answered.set()
+    with pytest.raises(BrokerUnavailable, match="gone"):
+        await lost
+    await house.answer(b"late", causation=AGAIN, by=AGAIN)
+    assert (await taken).body == b"late"
