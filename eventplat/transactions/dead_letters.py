@@ -194,12 +194,13 @@ async def skip(connection: AsyncConnection, key: Key, *, by: str, at_us: int) ->
 
 async def _go_on_without(connection: AsyncConnection, row: Row[Any]) -> None:
     """Let an ordered handler pass over `row`, now or when it comes to it, and let go what it holds behind it."""
-    if row.key is None or row.seq is None or not await watermark.horizon(connection, row.handler):
+    if row.key is None or row.seq is None:
         return
-    envelope = read(row).envelope()
-    if await watermark.advance(connection, row.handler, envelope) == "apply":
-        await watermark.release(connection, row.handler, envelope)
-        return
+    if await watermark.horizon(connection, row.handler):  # else it is not ordered
+        envelope = read(row).envelope()
+        if await watermark.advance(connection, row.handler, envelope) == "apply":
+            await watermark.release(connection, row.handler, envelope)
+            return
     same = [column.is_not_distinct_from(getattr(row, column.name)) for column in (pending.c.source, pending.c.stream, pending.c.key)]
     behind = select(pending.c.message_id).where(stands_as("held"), pending.c.handler == row.handler, *same, pending.c.prev == row.seq)
     for held in (await connection.execute(behind)).all():

@@ -109,6 +109,11 @@ async def waiting(stage: Stage, runner: Runner) -> list[Any]:
 def test_twenty_copies_at_once_have_one_effect_and_one_answer(stage: Stage) -> None:
     shop = Shop()
 
+    async def let_the_others_come(command: Add, ctx: Context) -> None:
+        await asyncio.sleep(0.2)
+
+    shop.before = let_the_others_come
+
     async def test(runner: Runner) -> None:
         command = Add(account="a")
         envelope = stage.envelope(command)

@@ -23,4 +23,6 @@ def test_one_three_one_processes_share_eight_partitions_evenly_and_apply_each_ev
     wrong = asyncio.run(played(fleet, 320, pause_s=1.0))
 
     assert wrong == []
-    assert [line.split(" hold ")[1].split(" after ")[0] for line in fleet.lines] == ["[8]", "[3, 3, 2]", "[4, 4]", "[8]"]
+    sizes = [line.split(" hold ")[1].split(" after ")[0] for line in fleet.lines]
+    assert sizes[:4] == ["[8]", "[3, 3, 2]", "[4, 4]", "[8]"]
+    assert sizes == sizes[:4] * (len(sizes) // 4), "a quick machine has time for another cycle"
