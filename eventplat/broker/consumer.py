@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context, copy_context
@@ -68,7 +69,7 @@ class Consumer:
         self._measured = Prefetch(slots=concurrency, batch=batch, most=prefetch)
         self._handling = HANDLING.labels(queue.name)
         self._changing: asyncio.Task[None] | None = None
-        self._is_beginning = False
+        self._is_beginning = self._waits = False
         self._is_leaving = self._is_over = False
         self.is_paused = False
 
@@ -147,8 +148,15 @@ class Consumer:
         self._begin()
 
     def _begin(self) -> None:
-        """Let what waits be handled from the next turn of the loop on: what else has come in this one is there then."""
-        if self._waiting and not (self._is_beginning or self._is_over or self.is_paused) and len(self._running) < self.concurrency:
+        """Let what waits be handled from the next turn of the loop on: what else has come in this one is there then.
+
+        One task is enough for handlers that never wait. Where they do, all that there is room for begin in one turn: a turn apart
+        they would come to the database, and with their acks to the broker, one by one.
+        """
+        if self._is_beginning or self._is_over or self.is_paused:
+            return
+        wanted = math.ceil(len(self._waiting) / self._batch) if self._waits else min(len(self._waiting), 1)
+        for _ in range(min(wanted, self.concurrency - len(self._running))):
             self._is_beginning = True
             self._running[asyncio.create_task(self._work(), context=self._context.copy())] = ()
 
@@ -166,7 +174,10 @@ class Consumer:
             while not (is_spoilt or self._is_over or self.is_paused) and (taken := self._next()):
                 self._running[task] = taken
                 self._begin()
+                another = self._is_beginning
                 await self._handle(taken)
+                if another:
+                    self._waits = not self._is_beginning   # it began meanwhile
                 if self._key_of is not None:
                     self._busy.difference_update(map(self._key_of, taken))
                 is_spoilt = task.cancelling() > 0 or _has_left(self._context)

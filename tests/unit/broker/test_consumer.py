@@ -246,3 +246,42 @@ def test_what_never_waits_shares_a_task_and_what_waits_runs_side_by_side() -> No
     at_once.clear()
     consumed(process, [b"slow%d" % number for number in range(20)], concurrency=5, until=lambda: len(at_once) == 20 and not running)
     assert max(at_once) == 5
+
+
+def test_handlers_that_wait_begin_in_one_turn_of_the_loop() -> None:
+    turn = 0
+    began: list[int] = []
+    is_over = False
+
+    async def process(delivery: Delivery) -> None:
+        began.append(turn)
+        for _ in range(50):
+            await asyncio.sleep(0)
+        delivery.ack()
+
+    async def count() -> None:
+        nonlocal turn
+        while not is_over:
+            turn += 1
+            await asyncio.sleep(0)
+
+    async def whole() -> None:
+        nonlocal is_over
+        transport = EmbeddedTransport(EmbeddedBroker(None, clock=SystemClock()), clock=SystemClock())
+        await transport.open()
+        await transport.declare(Topology((Exchange("x", "direct"),), (QUEUE,)))
+        consumer = Consumer(transport, QUEUE, one_by_one(process), prefetch=50, concurrency=10)
+        await consumer.start()
+        counting = asyncio.create_task(count())
+        for handled in (10, 20):
+            await transport.publish([Outgoing("x", "k", Properties(), b"1")] * 10)
+            while len(began) < handled or consumer.in_flight:
+                await asyncio.sleep(0)
+        is_over = True
+        await counting
+        await consumer.stop()
+        await transport.close()
+
+    asyncio.run(whole())
+
+    assert began[19] - began[10] <= 2, "the first ten have shown that they wait"
