@@ -154,6 +154,9 @@ class Requester:
             outcomes = await self._transport.publish([outgoing for _, outgoing in queries], timeout_s=CONFIRM_S)
         except BrokerUnavailable as error:
             outcomes, failure = error.outcomes, str(error.args[0])
+        except Exception as error:  # a bug: whoever asked has to hear of it all the same
+            logger.exception("%d queries did not leave", len(queries))
+            failure = f"it did not leave: {error!r}"
         for (asker, outgoing), outcome in zip_longest(queries, outcomes):
             if outcome is None:
                 asker.fail(BrokerUnavailable(failure))

@@ -336,3 +336,14 @@ async def test_of_queries_whose_batch_is_cut_off_those_fail_that_did_not_arrive(
         await lost
     await house.answer(b"late", causation=AGAIN, by=AGAIN)
     assert (await taken).body == b"late"
+
+
+@on_loop
+async def test_a_query_that_a_bug_keeps_from_leaving_fails_and_does_not_wait_for_ever(house: House) -> None:
+    async def broken(messages: Sequence[Outgoing], *, timeout_s: float = 30.0) -> list[Outcome]:
+        raise ValueError("a bug")
+
+    house.near.publish = broken  # type: ignore[assignment,method-assign]
+
+    with pytest.raises(BrokerUnavailable, match="a bug"):
+        await asyncio.wait_for(house.ask(persistent=False), 5)
